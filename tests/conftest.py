@@ -1,0 +1,15 @@
+"""Settings of the whole suite: one thread per process, and Hypothesis without wall-clock limits."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Read when torch and OpenMM load, here and in worker processes: two cores are shared, and sums keep their order.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENMM_CPU_THREADS"] = "1"
+
+settings.register_profile("separatrix", deadline=None, print_blob=True)
+settings.register_profile("separatrix-ci", deadline=None, print_blob=True, derandomize=True, database=None)
+settings.load_profile("separatrix-ci" if os.environ.get("CI") else "separatrix")
