@@ -1,0 +1,247 @@
+"""The configuration of a run: frozen, strict, TOML in and out. Every field carries its unit and a description."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from separatrix.errors import ConfigError
+
+Point = tuple[float, float, float]
+
+
+def _field(default: Any, unit: str, description: str, **limits: Any) -> Any:
+    """Return a pydantic field with its unit in the JSON schema (the web form is built from it)."""
+    return Field(default, description=description, json_schema_extra={"unit": unit}, **limits)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Dynamics(_Section):
+    temperature: float = _field(300.0, "K", "Temperature of the heat bath.", gt=0)
+    integrator: Literal["langevin", "brownian"] = _field(
+        "langevin", "", "langevin: Langevin middle scheme with inertia; brownian: overdamped."
+    )
+    friction: float = _field(1.0, "1/ps", "Friction coefficient.", gt=0)
+    timestep: float = _field(2.0, "fs", "Integration time step.", gt=0)
+
+
+class ExtraParticles(_Section):
+    """Further particles of a custom landscape, each in a potential of its own kind."""
+
+    expression: str = _field(..., "kJ/mol", "Potential energy of one particle in x, y, z (nm); OpenMM syntax.")
+    particles: int = _field(1, "", "How many such particles.", ge=1, le=100_000)
+    mass: float = _field(1.0, "amu", "Mass of each particle.", gt=0)
+
+
+class PotentialSystem(_Dynamics):
+    """A custom landscape."""
+
+    kind: Literal["potential"] = _field("potential", "", "A landscape given by its potential energy.")
+    expression: str = _field(..., "kJ/mol", "Potential energy of one particle in x, y, z (nm); OpenMM syntax.")
+    particles: int = _field(1, "", "How many particles move in it, independently.", ge=1, le=100_000)
+    mass: float = _field(1.0, "amu", "Mass of each particle.", gt=0)
+    start: dict[str, Point | list[Point]] = _field(
+        ..., "nm", "For each state a configuration inside it: the first particle (others at the origin) or all."
+    )
+    extra: list[ExtraParticles] = _field([], "", "Further particles in other potentials.")
+
+
+class CatalogueSystem(_Dynamics):
+    """A system from the catalogue; `separatrix systems` lists them."""
+
+    kind: str = _field(..., "", "Name in the catalogue.")
+    solvent: str | None = _field(None, "", "Solvent model, for systems that offer a choice.")
+
+
+def _system_tag(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "potential" if kind == "potential" else "catalogue"
+
+
+SystemConfig = Annotated[
+    Annotated[PotentialSystem, Tag("potential")] | Annotated[CatalogueSystem, Tag("catalogue")],
+    Discriminator(_system_tag),
+]
+
+
+class DescriptorsConfig(_Section):
+    """What the committor network sees."""
+
+    columns: list[str] = _field(
+        [], "", "Collective variables, by name or definition; a dihedral becomes its sine and cosine."
+    )
+    internal_coordinates: Literal["none", "rotatable", "all"] = _field(
+        "none", "", "Distances, angles and dihedrals over the bond graph: one dihedral per rotatable bond, or all."
+    )
+
+
+class SamplingConfig(_Section):
+    """Transition path sampling."""
+
+    stride: int = _field(10, "MD steps", "Integration steps between saved frames.", ge=1)
+    max_frames: int = _field(5000, "frames", "Longest half-trajectory; a longer one makes the trial a rejection.", ge=2)
+    chains: int = _field(2, "", "Independent Monte Carlo chains that share one committor model.", ge=1, le=10_000)
+    steps: int = _field(1000, "trials", "Monte Carlo steps in total, summed over chains.", ge=0)
+    selector: Literal["lorentzian", "gaussian", "uniform"] = _field(
+        "lorentzian", "", "How shooting points are chosen from the committor; uniform is standard TPS."
+    )
+    scale: float = _field(1.0, "logits", "Width of the selection around q = 0.", gt=0)
+    density_correction: bool = _field(
+        True, "", "Divide the weights by the density of the sampled frames along the committor (not for uniform)."
+    )
+    seed: int = _field(1, "", "Seed of every random number of the run.", ge=0, lt=2**63)
+
+
+class CommittorConfig(_Section):
+    """The committor network and its training."""
+
+    members: int = _field(4, "", "Networks in the ensemble, each with a held-out part of its own.", ge=1, le=64)
+    learning_rate: float = _field(
+        1e-2, "", "Learning rate of Adam before it is scaled by the expected efficiency.", gt=0
+    )
+    minimum_learning_rate: float = _field(3e-3, "", "The scaled rate never falls below it: no model grows stale.", gt=0)
+    window: int = _field(100, "shots", "Window of the expected-efficiency factor.", ge=10)
+    held_out: float = _field(0.25, "", "Fraction of the shots each member never trains on.", gt=0, lt=1)
+    frames: bool = _field(
+        True, "", "Train on the labelled frames of every half-trajectory too, not on shooting points alone."
+    )
+
+
+class SeedingConfig(_Section):
+    """How the first transition path is found."""
+
+    trajectory: str | None = _field(
+        None, "", "File with a transition path of your own (any format MDTraj reads); relative to the configuration."
+    )
+    temperature: float | None = _field(None, "K", "Temperature of the hot runs; chosen by itself when absent.", gt=0)
+    time_limit: float = _field(120.0, "s", "Wall time allowed for finding a first path.", gt=0)
+
+
+class RunConfig(_Section):
+    """Everything that defines a run."""
+
+    system: SystemConfig = Field(..., description="What moves.")
+    collective_variables: dict[str, str] = _field(
+        {}, "", 'Named columns, such as phi = "dihedral(4, 6, 8, 14)"; nm and degrees, atoms counted from 0.'
+    )
+    states: dict[str, str] = _field(
+        {}, "", "For each state an expression over the collective variables; the order is the order of indices."
+    )
+    descriptors: DescriptorsConfig = Field(DescriptorsConfig(), description="What the network sees.")
+    sampling: SamplingConfig = Field(SamplingConfig(), description="Transition path sampling.")
+    committor: CommittorConfig = Field(CommittorConfig(), description="The committor network.")
+    seeding: SeedingConfig = Field(SeedingConfig(), description="The first transition path.")
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], *, where: str = "configuration") -> Self:
+        """Build from plain data such as parsed TOML.
+
+        Raises
+        ------
+        ConfigError
+            With one line: where, what was expected and what was found.
+        """
+        try:
+            # JSON mode is strict about types and still takes arrays for tuples.
+            return cls.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise ConfigError(_first_problem(cls, data, error, where)) from None
+        except TypeError as error:
+            raise ConfigError(f"{where}: expected plain TOML values, got {error}") from None
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the content (order of states and columns included), in hex."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """Return the whole configuration as TOML; reading it back gives an equal one."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file into plain data.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; expected a TOML configuration") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML configuration") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of ``data`` with ``section.key=value`` overrides applied.
+
+    Values are TOML literals; anything that is none is taken as a string.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        names = [name.strip() for name in key.split(".")]
+        if not separator or not all(names):
+            raise ConfigError(f"--set {override!r}: expected section.key=value, such as sampling.chains=2")
+        table = result
+        for name in names[:-1]:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
+        table[names[-1]] = _literal(text.strip())
+    return result
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _first_problem(model: type[BaseModel], data: Any, error: ValidationError, where: str) -> str:
+    problem = error.errors(include_url=False)[0]
+    names = [str(part) for part in problem["loc"] if part not in ("potential", "catalogue")]
+    key = ".".join(names)
+    match problem["type"]:
+        case "extra_forbidden":
+            known = _known_keys(model, data, names[:-1])
+            close = difflib.get_close_matches(names[-1], known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+            return f"{where}: {key}: unknown key; {hint}"
+        case "missing":
+            return f"{where}: {key}: missing; it has no default"
+        case _:
+            found = problem["input"]
+            shown = repr(found) if len(repr(found)) < 80 else type(found).__name__
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            return f"{where}: {key}: {message}, got {shown}"
+
+
+def _known_keys(model: type[BaseModel], data: Any, names: list[str]) -> list[str]:
+    current: Any = model
+    for name in names:
+        if name == "system" and current is RunConfig:
+            current = {"potential": PotentialSystem, "catalogue": CatalogueSystem}[_system_tag(data.get("system", {}))]
+        elif name == "extra":
+            current = ExtraParticles
+        elif not name.isdigit():
+            current = current.model_fields[name].annotation
+    return list(current.model_fields)

@@ -1,0 +1,55 @@
+"""The errors Separatrix raises on purpose: each says what was expected, what was found, where, and what to do."""
+
+from __future__ import annotations
+
+
+class SeparatrixError(Exception):
+    """Base of every deliberate error; the command line prints it as one line and exits with code 2."""
+
+
+class ConfigError(SeparatrixError, ValueError):
+    """A configuration is wrong: unknown key, wrong type, impossible combination."""
+
+
+class ExpressionError(ConfigError):
+    """A collective-variable or state expression cannot be parsed or names something unknown."""
+
+
+class StateOverlapError(ConfigError):
+    """A configuration lies in two states at once."""
+
+
+class SystemBuildError(SeparatrixError, ValueError):
+    """A molecular system or landscape cannot be built."""
+
+
+class EngineError(SeparatrixError, RuntimeError):
+    """The simulation engine cannot run: no such platform, coordinates that are not numbers."""
+
+
+class SeedingError(SeparatrixError, RuntimeError):
+    """No first transition path was found within the time allowed."""
+
+
+class SeedingStoppedError(SeparatrixError, RuntimeError):
+    """The run was stopped while it looked for a first transition path."""
+
+
+class ColumnMismatchError(SeparatrixError, ValueError):
+    """A model was given columns other than those it was trained on."""
+
+
+class RunNotFoundError(SeparatrixError, FileNotFoundError):
+    """There is no run at this path."""
+
+
+class RunExistsError(SeparatrixError, FileExistsError):
+    """A run would overwrite what is already there."""
+
+
+class RunLockedError(SeparatrixError, RuntimeError):
+    """Another process is writing this run."""
+
+
+class StoreError(SeparatrixError, OSError):
+    """A run cannot be read or written: damaged, wrong version, disk full."""

@@ -1,0 +1,471 @@
+"""Safe expressions: text becomes a syntax tree, the tree is checked against a whitelist and becomes closures.
+
+Grammar: numbers, names, ``+ - * /``, ``^`` or ``**`` (power), comparisons (chained too), ``and or not``, the functions
+``sqrt exp log sin cos tan`` (radians), ``abs``, ``min``, ``max``, and ``between(x, low, high)``, periodic in degrees:
+true on the arc that leads upwards from ``low`` to ``high``, ends included. Nothing is ever handed to ``eval``.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import keyword
+import math
+import operator
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from separatrix.errors import ExpressionError
+
+MAX_LENGTH: Final = 4000
+MAX_DEPTH: Final = 100
+
+_Operation = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expression:
+    """A compiled expression; both forms follow IEEE arithmetic: 1/0 is inf, sqrt(-1) is nan, nothing raises.
+
+    Attributes
+    ----------
+    text : what was compiled, on one line
+    names : the names whose values are passed, in order
+    names_used : those that occur, in the order of ``names``
+    is_boolean : whether the value is true or false, not a number
+    constants : the numeric literals, with their sign, in order of appearance
+    scalar : the fast form; takes one value per name (plain floats) and gives a float or a bool
+    """
+
+    text: str
+    names: tuple[str, ...]
+    names_used: tuple[str, ...]
+    is_boolean: bool
+    constants: tuple[float, ...]
+    scalar: Callable[[Sequence[float]], float | bool] = field(repr=False, compare=False)
+    _array: Callable[[NDArray[np.float64]], Any] = field(repr=False, compare=False)
+
+    def array(self, values: ArrayLike) -> NDArray[Any]:
+        """Evaluate many rows at once, in double precision.
+
+        Parameters
+        ----------
+        values : (n, n_names)
+
+        Returns
+        -------
+        (n,) bool for a boolean expression, else float64
+
+        Raises
+        ------
+        ValueError
+            If the shape is another.
+        """
+        table = np.asarray(values, dtype=np.float64)
+        if table.ndim != 2 or table.shape[1] != len(self.names):
+            raise ValueError(f"expected values of shape (n, {len(self.names)}) for {self.text!r}, got {table.shape}")
+        with np.errstate(all="ignore"):
+            result = self._array(np.ascontiguousarray(table.T))
+        return np.array(np.broadcast_to(result, len(table)), dtype=bool if self.is_boolean else np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A function call with literal arguments, such as ``coordination([0], [1, 2], r0=0.35)``."""
+
+    text: str
+    name: str
+    arguments: tuple[int | tuple[int, ...], ...]
+    keywords: Mapping[str, float]
+
+
+def compile_expression(text: str, names: Sequence[str]) -> Expression:
+    """Compile an expression over named values.
+
+    Raises
+    ------
+    ExpressionError
+        One line: the text, what is wrong and what is allowed.
+
+    Examples
+    --------
+    >>> inside = compile_expression("between(phi, 170, -170) and psi^2 < 100", ["phi", "psi"])
+    >>> inside.scalar([-175.0, 3.0])
+    True
+    >>> inside.array([[-175.0, 3.0], [165.0, 3.0]]).tolist()
+    [True, False]
+    """
+    line = _one_line(text)
+    compiler = _Compiler(line, names)
+    node = compiler.visit(_parse(line), depth=0)
+    return Expression(
+        text=line,
+        names=tuple(names),
+        names_used=tuple(name for index, name in enumerate(names) if index in compiler.used),
+        is_boolean=node.is_boolean,
+        constants=tuple(compiler.constants),
+        scalar=node.scalar,
+        _array=node.array,
+    )
+
+
+def parse_call(text: str) -> Call:
+    """Parse one function call whose arguments are integers, lists of integers, or named numbers.
+
+    Raises
+    ------
+    ExpressionError
+        If the text is anything else.
+
+    Examples
+    --------
+    >>> parse_call("coordination([0], [1, 2], r0=0.3)").arguments
+    ((0,), (1, 2))
+    """
+    line = _one_line(text)
+    node = _parse(line)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        _fail(line, "expected one function call, such as distance(0, 1)")
+    keywords: dict[str, float] = {}
+    for item in node.keywords:
+        if item.arg is None:
+            _fail(line, "'**' is not allowed here; name each parameter, such as r0=0.35")
+        keywords[item.arg] = _literal_number(line, item.value)
+    arguments = tuple(_literal_argument(line, argument) for argument in node.args)
+    return Call(text=line, name=node.func.id, arguments=arguments, keywords=keywords)
+
+
+def is_usable_name(name: str) -> bool:
+    """Return whether expressions can refer to ``name``: an identifier that is no keyword and no function."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name not in FUNCTIONS
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'phi'? known: phi, psi"``, for the end of an error message."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    shown = ", ".join(names) if names else "none"
+    return f"; did you mean {close[0]!r}? known: {shown}" if close else f"; known: {shown}"
+
+
+def _fail(text: str, problem: str) -> NoReturn:
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    raise ExpressionError(f"expression {shown!r}: {problem}") from None
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    if len(line) > MAX_LENGTH:
+        _fail(line, f"too long: {len(line)} characters, at most {MAX_LENGTH} are allowed")
+    if not line:
+        _fail(line, f"empty; {_ALLOWED}")
+    if "#" in line:
+        # A comment would swallow every line that follows it.
+        _fail(line, "'#' is not allowed: comments belong outside expressions")
+    return line
+
+
+def _source(line: str) -> str:
+    # Python's own ^ binds more loosely than +, so it is replaced before the parser sees it.
+    return line.replace("^", "**")
+
+
+def _shown(line: str, node: ast.AST) -> str:
+    """Return the part of the text a node stands for, shortened."""
+    part = ast.get_source_segment(_source(line), node) or ""
+    return repr(part if len(part) <= 40 else part[:37] + "...")
+
+
+def _parse(line: str) -> ast.expr:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(_source(line), mode="eval").body
+    except (RecursionError, MemoryError):
+        _fail(line, f"nested too deeply; at most {MAX_DEPTH} levels are allowed")
+    except (SyntaxError, ValueError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        _fail(line, f"cannot be read ({reason}); {_ALLOWED}")
+
+
+def _literal_number(line: str, node: ast.expr) -> int | float:
+    match node:
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)):
+            sign = -1
+        case ast.Constant(value=value):
+            sign = 1
+        case _:
+            sign, value = 1, None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _fail(line, f"expected a number, found {_shown(line, node)}")
+    if not _is_finite(value):
+        _fail(line, "a number is too large for double precision")
+    return sign * value
+
+
+def _literal_argument(line: str, node: ast.expr) -> int | tuple[int, ...]:
+    elements = node.elts if isinstance(node, ast.List) else [node]
+    numbers = [_literal_number(line, element) for element in elements]
+    whole = tuple(number for number in numbers if isinstance(number, int))
+    if len(whole) != len(numbers):
+        _fail(line, f"expected an atom number such as 4 or a list such as [4, 6], found {_shown(line, node)}")
+    return whole if isinstance(node, ast.List) else whole[0]
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _smallest(*numbers: float) -> float:
+    return math.nan if any(map(math.isnan, numbers)) else min(numbers)
+
+
+def _largest(*numbers: float) -> float:
+    return math.nan if any(map(math.isnan, numbers)) else max(numbers)
+
+
+def _between(x: Any, low: Any, high: Any) -> Any:
+    """Return whether x lies on the arc from low to high, in degrees; a full circle holds every finite angle."""
+    # | and & serve plain bools and arrays alike.
+    return ((x - low) % 360.0 <= (high - low) % 360.0) | ((high - low >= 360.0) & (abs(x) < math.inf))
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """A function of the grammar in its two forms; without ``arity`` it takes two arguments or more."""
+
+    arity: int | None
+    scalar: _Operation
+    array: _Operation
+    is_boolean: bool = False
+
+
+FUNCTIONS: Final[Mapping[str, _Function]] = {
+    "sqrt": _Function(1, math.sqrt, np.sqrt),
+    "exp": _Function(1, math.exp, np.exp),
+    "log": _Function(1, math.log, np.log),
+    "sin": _Function(1, math.sin, np.sin),
+    "cos": _Function(1, math.cos, np.cos),
+    "tan": _Function(1, math.tan, np.tan),
+    "abs": _Function(1, operator.abs, np.abs),
+    "min": _Function(None, _smallest, lambda *columns: functools.reduce(np.minimum, columns)),
+    "max": _Function(None, _largest, lambda *columns: functools.reduce(np.maximum, columns)),
+    "between": _Function(3, _between, _between, is_boolean=True),
+}
+
+_ALLOWED: Final = f"allowed: numbers, names, + - * / ^, comparisons, and/or/not, {', '.join(FUNCTIONS)}"
+
+_ARITHMETIC: Final[Mapping[type[ast.operator], tuple[_Operation, _Operation]]] = {
+    ast.Add: (operator.add, np.add),
+    ast.Sub: (operator.sub, np.subtract),
+    ast.Mult: (operator.mul, np.multiply),
+    ast.Div: (operator.truediv, np.divide),
+    ast.Pow: (math.pow, np.power),
+}
+
+_COMPARISONS: Final[Mapping[type[ast.cmpop], tuple[_Operation, _Operation]]] = {
+    ast.Lt: (operator.lt, np.less),
+    ast.LtE: (operator.le, np.less_equal),
+    ast.Gt: (operator.gt, np.greater),
+    ast.GtE: (operator.ge, np.greater_equal),
+    ast.Eq: (operator.eq, np.equal),
+    ast.NotEq: (operator.ne, np.not_equal),
+}
+
+_REFUSED: Final[Mapping[type[ast.AST], str]] = {
+    ast.Attribute: "'.' (attribute access) is not allowed",
+    ast.Subscript: "'[ ]' (indexing) is not allowed",
+    ast.BitAnd: "'&' is not allowed; write 'and'",
+    ast.BitOr: "'|' is not allowed; write 'or'",
+    ast.Invert: "'~' is not allowed; write 'not'",
+    ast.Mod: "'%' is not allowed; between(x, low, high) is periodic in degrees",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """One node in its two forms: over a sequence of floats, and over columns of shape (n_names, n)."""
+
+    scalar: Callable[[Sequence[float]], Any]
+    array: Callable[[NDArray[np.float64]], Any]
+    is_boolean: bool = False
+    constant: float | None = None
+
+
+class _Compiler:
+    """Turn a syntax tree into closures; remembers the names and the literals it met."""
+
+    def __init__(self, text: str, names: Sequence[str]) -> None:
+        # Python normalises identifiers (NFKC) while parsing; so must we, to find them again.
+        self._index = {unicodedata.normalize("NFKC", name): index for index, name in enumerate(names)}
+        self._names = names
+        self._text = text
+        self.used: set[int] = set()
+        self.constants: list[float] = []
+
+    def visit(self, node: ast.expr, depth: int) -> _Node:
+        if depth > MAX_DEPTH:
+            _fail(self._text, f"nested too deeply; at most {MAX_DEPTH} levels are allowed")
+        match node:
+            case ast.Constant() | ast.UnaryOp(op=ast.USub(), operand=ast.Constant()):
+                compiled = self._number(float(_literal_number(self._text, node)))
+            case ast.Name(id=name):
+                compiled = self._name(name)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                compiled = _combine(operator.neg, np.negative, [self._numeric(operand, depth)])
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                compiled = self._numeric(operand, depth)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                compiled = _combine(operator.not_, np.logical_not, [self._logical(operand, depth)], is_boolean=True)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+                compiled = self._arithmetic(type(op), self._numeric(left, depth), self._numeric(right, depth))
+            case ast.BoolOp(op=op, values=values):
+                compiled = _junction(isinstance(op, ast.And), [self._logical(value, depth) for value in values])
+            case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _COMPARISONS for op in ops):
+                operands = [self._numeric(operand, depth) for operand in (left, *rest)]
+                compiled = self._comparison([_COMPARISONS[type(op)] for op in ops], operands)
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+                compiled = self._call(name, arguments, depth)
+            case _:
+                self._refuse(node)
+        return compiled
+
+    def _refuse(self, node: ast.expr) -> NoReturn:
+        culprit = node.op if isinstance(node, ast.BinOp | ast.UnaryOp) else node
+        reason = _REFUSED.get(type(culprit), f"{_shown(self._text, node)} is not allowed; {_ALLOWED}")
+        _fail(self._text, reason)
+
+    def _numeric(self, node: ast.expr, depth: int) -> _Node:
+        compiled = self.visit(node, depth + 1)
+        if compiled.is_boolean:
+            _fail(self._text, f"expected a number, but {_shown(self._text, node)} is true or false")
+        return compiled
+
+    def _logical(self, node: ast.expr, depth: int) -> _Node:
+        compiled = self.visit(node, depth + 1)
+        if not compiled.is_boolean:
+            _fail(self._text, f"and/or/not join comparisons, but {_shown(self._text, node)} is a number")
+        return compiled
+
+    def _number(self, value: float) -> _Node:
+        self.constants.append(value)
+        return _Node(lambda _: value, lambda _: value, constant=value)
+
+    def _name(self, name: str) -> _Node:
+        if name not in self._index:
+            if name in FUNCTIONS:
+                _fail(self._text, f"{name!r} is a function; write {name}(...)")
+            _fail(self._text, f"unknown name {name!r}{suggestion(name, self._names)}")
+        index = self._index[name]
+        self.used.add(index)
+        column = operator.itemgetter(index)
+        return _Node(column, column)
+
+    def _arithmetic(self, op: type[ast.operator], left: _Node, right: _Node) -> _Node:
+        if op is ast.Pow and right.constant == 2.0:
+            # The commonest power: exact and the same bits in both forms.
+            return _combine(lambda x: x * x, np.square, [left])
+        return _combine(*_ARITHMETIC[op], [left, right])
+
+    def _comparison(self, ops: list[tuple[_Operation, _Operation]], operands: list[_Node]) -> _Node:
+        pairs = zip(ops, operands, operands[1:], strict=False)
+        links = [_combine(*op, [left, right], is_boolean=True) for op, left, right in pairs]
+        return links[0] if len(links) == 1 else _junction(True, links)
+
+    def _call(self, name: str, arguments: list[ast.expr], depth: int) -> _Node:
+        if name not in FUNCTIONS:
+            _fail(self._text, f"unknown function {name!r}{suggestion(name, FUNCTIONS)}")
+        function = FUNCTIONS[name]
+        expected = "2 arguments or more" if function.arity is None else f"{function.arity} argument(s)"
+        if len(arguments) < 2 if function.arity is None else len(arguments) != function.arity:
+            _fail(self._text, f"{name} takes {expected}, got {len(arguments)}")
+        operands = [self._numeric(argument, depth) for argument in arguments]
+        low, high = (operands[1].constant, operands[2].constant) if name == "between" else (None, None)
+        if low is not None and high is not None and high - low < 360.0:
+            return _arc(operands[0], low, (high - low) % 360.0)
+        return _combine(function.scalar, function.array, operands, is_boolean=function.is_boolean)
+
+
+def _combine(
+    operation: _Operation, array_operation: _Operation, nodes: list[_Node], *, is_boolean: bool = False
+) -> _Node:
+    """Apply an operation of one to three operands; where Python raises, give what numpy gives: inf or nan."""
+    columns = [node.array for node in nodes]
+    first, *others = [node.scalar for node in nodes]
+    last = nodes[-1].constant
+
+    def array(values: NDArray[np.float64]) -> Any:
+        return array_operation(*[column(values) for column in columns])
+
+    def ieee(*numbers: float) -> float:
+        with np.errstate(all="ignore"):
+            return float(array_operation(*numbers))
+
+    def unary(values: Sequence[float]) -> Any:
+        x = first(values)
+        try:
+            return operation(x)
+        except (ArithmeticError, ValueError):
+            return ieee(x)
+
+    def with_constant(values: Sequence[float]) -> Any:
+        x = first(values)
+        try:
+            return operation(x, last)
+        except (ArithmeticError, ValueError):
+            return ieee(x, cast(float, last))
+
+    def general(values: Sequence[float]) -> Any:
+        numbers = [first(values), *[other(values) for other in others]]
+        try:
+            return operation(*numbers)
+        except (ArithmeticError, ValueError):
+            return ieee(*numbers)
+
+    if not others:
+        return _Node(unary, array, is_boolean)
+    return _Node(with_constant if len(others) == 1 and last is not None else general, array, is_boolean)
+
+
+def _arc(node: _Node, low: float, width: float) -> _Node:
+    """Return ``between`` with constant limits: the same as :func:`_between`, the width worked out once."""
+    operand, column = node.scalar, node.array
+    return _Node(
+        lambda values: (operand(values) - low) % 360.0 <= width,
+        lambda values: (column(values) - low) % 360.0 <= width,
+        is_boolean=True,
+    )
+
+
+def _junction(is_and: bool, nodes: list[_Node]) -> _Node:
+    """Join conditions by and/or; the scalar form stops as soon as the result is known."""
+    tests = [node.scalar for node in nodes]
+    columns = [node.array for node in nodes]
+    join = np.logical_and if is_and else np.logical_or
+
+    def both(values: Sequence[float]) -> bool:
+        for test in tests:  # noqa: SIM110  (all() over a generator takes twice the time)
+            if not test(values):
+                return False
+        return True
+
+    def either(values: Sequence[float]) -> bool:
+        for test in tests:  # noqa: SIM110
+            if test(values):
+                return True
+        return False
+
+    def array(values: NDArray[np.float64]) -> Any:
+        return functools.reduce(join, [column(values) for column in columns])
+
+    return _Node(both if is_and else either, array, is_boolean=True)

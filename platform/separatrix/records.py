@@ -1,0 +1,282 @@
+"""Frozen values that travel between sampler, workers and store. No behaviour beyond checks at construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
+IntArray = NDArray[np.integer]
+
+NO_STATE = -1
+"""End state of a half-trajectory that reached no state."""
+
+
+class Reason(IntEnum):
+    """Why a trial ended as it did; stored as an integer, shown by ``label``."""
+
+    ACCEPTED = 0
+    FIRST_TRANSITION = 1
+    """Accepted unconditionally: the first transition of a chain replaces a seed path that is no equilibrium path."""
+    SAME_STATE = 2
+    TOO_LONG = 3
+    """A half reached ``max_frames`` without entering a state."""
+    METROPOLIS = 4
+    FAILURE = 5
+    """The machine failed on every attempt; counts as a rejection and is no training record."""
+
+    @property
+    def label(self) -> str:
+        """Return the reason in words."""
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A configuration: where a shot starts.
+
+    Attributes
+    ----------
+    positions : (n_atoms, 3) float32, nm
+    box : (3, 3) float32, nm, or None without periodic boundaries
+    """
+
+    positions: Float32Array
+    box: Float32Array | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arrays of the wrong shape."""
+        if self.positions.ndim != 2 or self.positions.shape[1] != 3:
+            raise ValueError(f"expected positions of shape (n_atoms, 3) nm, got {self.positions.shape}")
+        if self.box is not None and self.box.shape != (3, 3):
+            raise ValueError(f"expected a box of shape (3, 3) nm, got {self.box.shape}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShotTask:
+    """One trial to be made by a worker.
+
+    Attributes
+    ----------
+    chain, step : the Monte Carlo chain and its step this trial belongs to
+    seed : seed of the velocities and of the thermostat, derived from (run seed, chain, step)
+    model : version of the committor model that selected the shooting point
+    frame : index of the shooting point in the chain's current path
+    """
+
+    chain: int
+    step: int
+    snapshot: Snapshot
+    seed: int
+    model: int
+    frame: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShotOutcome:
+    """What two half-trajectories gave; frames run from the end of the backward half to the end of the forward half.
+
+    Transitions are oriented from the lower-indexed to the higher-indexed state.
+
+    Attributes
+    ----------
+    positions : (n_frames, n_atoms, 3) float32, nm, or None when the trial is no transition
+    box : (n_frames, 3, 3) float32, nm, or None without periodic boundaries (or without positions)
+    features : (n_frames, n_descriptors) float32
+    cvs : (n_frames, n_collective_variables) float32
+    shooting_frame : index of the shooting point among the frames
+    ends : state indices of the first and the last frame, ``NO_STATE`` for none
+    md_steps : integration steps done for this trial
+    seconds : wall time of the trial in the worker
+    trajectory : folder, relative to the run, where the worker wrote the positions; None when it wrote none
+    """
+
+    chain: int
+    step: int
+    positions: Float32Array | None
+    box: Float32Array | None
+    features: Float32Array
+    cvs: Float32Array
+    shooting_frame: int
+    ends: tuple[int, int]
+    md_steps: int
+    seconds: float
+    trajectory: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse frames that do not line up."""
+        n_frames = len(self.features)
+        if len(self.cvs) != n_frames or (self.positions is not None and len(self.positions) != n_frames):
+            raise ValueError(f"expected {n_frames} frames in every array of shot ({self.chain}, {self.step})")
+        if not 0 <= self.shooting_frame < n_frames:
+            raise ValueError(f"expected a shooting frame in 0..{n_frames - 1}, got {self.shooting_frame}")
+
+    @property
+    def n_frames(self) -> int:
+        """Number of saved frames, the shooting point counted once."""
+        return len(self.features)
+
+    @property
+    def is_transition(self) -> bool:
+        """Whether the two ends lie in two different states."""
+        first, last = self.ends
+        return first != last and NO_STATE not in self.ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShotFailure:
+    """A trial that a machine could not finish; returned, never raised, so that one bad shot ends no run."""
+
+    task: ShotTask
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """The current path of a chain.
+
+    Attributes
+    ----------
+    shot : row of the shot that made it, or -1 for the seed path
+    positions : (n_frames, n_atoms, 3) float32, nm
+    box : (n_frames, 3, 3) float32, nm, or None
+    features : (n_frames, n_descriptors) float32
+    shared_frame : index of the one frame taken over from the path before, or -1 for the seed path
+    """
+
+    shot: int
+    positions: Float32Array
+    box: Float32Array | None
+    features: Float32Array
+    shared_frame: int = -1
+
+    @property
+    def n_frames(self) -> int:
+        """Number of saved frames, the two in-state ends included."""
+        return len(self.features)
+
+    def snapshot(self, frame: int) -> Snapshot:
+        """Return one frame as a configuration to shoot from."""
+        return Snapshot(positions=self.positions[frame], box=None if self.box is None else self.box[frame])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainState:
+    """Where a Monte Carlo chain stands after ``step`` trials.
+
+    ``equilibrated`` is False while the path still descends from frames of the seed path (burn-in).
+    """
+
+    chain: int
+    step: int
+    path: Path
+    equilibrated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainStep:
+    """The verdict on one trial.
+
+    Attributes
+    ----------
+    p_acc : Metropolis-Hastings acceptance probability (0 for a trial that is no transition)
+    q : logit of the committor predicted at the shooting point before the shot
+    p_transition : predicted probability that this shot gives a transition, ``1 - sum_i p_i^2``
+    burn_in : whether the chain had not yet left its seed path behind when the trial was made
+    """
+
+    accepted: bool
+    reason: Reason
+    p_acc: float
+    q: float
+    p_transition: float
+    burn_in: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Density:
+    """Histogram of predicted p_B over the frames of the accepted paths, for the density correction (METHOD: 1/rho).
+
+    Attributes
+    ----------
+    counts : counts in equal bins on [0, 1], add-one smoothing not included
+    """
+
+    counts: tuple[int, ...] = field(default=(0,) * 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Atoms:
+    """What collective variables need to know of a molecule.
+
+    Attributes
+    ----------
+    names : one readable name per atom, such as ``ALA2-CA``
+    bonds : pairs of 0-based atom indices
+    """
+
+    names: tuple[str, ...]
+    bonds: tuple[tuple[int, int], ...]
+
+
+class RunState(StrEnum):
+    """What a run is doing."""
+
+    NEW = "new"
+    SEEDING = "seeding"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+    """The process that wrote it is gone without a word; everything up to its last commit is there."""
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """An immutable picture of a run, replaced as a whole whenever something changes.
+
+    Attributes
+    ----------
+    steps, target : trials made and wanted, summed over chains
+    transitions : trials that connected two states
+    expected_transitions : sum of the predicted transition probabilities
+    failures : attempts that a machine could not finish
+    seconds : wall time spent sampling
+    raw_steps_per_second : speed of bare integration on this platform, 0 when not measured
+    workers, busy : worker processes, and how many are at work
+    message : what is going on, or what went wrong, in one line
+    """
+
+    state: RunState
+    steps: int = 0
+    target: int = 0
+    transitions: int = 0
+    expected_transitions: float = 0.0
+    accepted: int = 0
+    failures: int = 0
+    md_steps: int = 0
+    seconds: float = 0.0
+    raw_steps_per_second: float = 0.0
+    platform: str = ""
+    workers: int = 0
+    busy: int = 0
+    model_version: int = 0
+    validation_loss: float | None = None
+    message: str = ""
+
+    @property
+    def yield_(self) -> float:
+        """Transitions per trial, 0 before the first."""
+        return self.transitions / self.steps if self.steps else 0.0
+
+    @property
+    def md_steps_per_second(self) -> float:
+        """Integration steps per second of wall time, all workers together."""
+        return self.md_steps / self.seconds if self.seconds else 0.0
