@@ -1,0 +1,109 @@
+"""The catalogue of systems: from configuration data to a resolved configuration, and from that to a system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from separatrix.config import CatalogueSystem, PotentialSystem, RunConfig
+from separatrix.errors import ConfigError
+from separatrix.expressions import suggestion
+from separatrix.systems.alanine_dipeptide import ALANINE_DIPEPTIDE
+from separatrix.systems.base import System, SystemEntry
+from separatrix.systems.hummer_szabo import HUMMER_SZABO
+from separatrix.systems.mueller_brown import MUELLER_BROWN
+from separatrix.systems.potential import POTENTIAL
+from separatrix.systems.two_gaussians import TWO_GAUSSIANS
+
+CATALOGUE: dict[str, SystemEntry] = {
+    entry.name: entry for entry in (ALANINE_DIPEPTIDE, TWO_GAUSSIANS, HUMMER_SZABO, MUELLER_BROWN)
+}
+"""Systems that are complete by name alone."""
+
+KINDS: dict[str, SystemEntry] = {**CATALOGUE, POTENTIAL.name: POTENTIAL}
+"""Everything ``system.kind`` may say."""
+
+_REPLACED_WHOLE = frozenset({"collective_variables", "states"})
+"""Tables whose keys are the user's own: a state of the catalogue must not linger beside those given."""
+
+
+def resolve(data: Mapping[str, Any], *, where: str = "configuration") -> RunConfig:
+    """Return the complete configuration of a run: the user's values over the defaults of the system.
+
+    Tables are merged key by key; ``collective_variables`` and ``states`` replace the system's own when given. Without
+    any descriptor the collective variables themselves are the descriptors. The result resolves to itself.
+
+    Parameters
+    ----------
+    data : plain data such as parsed TOML
+    where : named in errors
+
+    Raises
+    ------
+    ConfigError
+        If the kind of system or its solvent is unknown, or the configuration is wrong.
+    """
+    system = data.get("system")
+    if not isinstance(system, Mapping) or not isinstance(system.get("kind"), str):
+        return RunConfig.from_data(data, where=where)  # raises, naming what is missing
+    entry = _entry(system["kind"], where)
+    _check_solvent(entry, system.get("solvent"), where)
+    merged = _merge(entry.defaults(system), data)
+    config = RunConfig.from_data(merged, where=where)
+    if config.descriptors.columns or config.descriptors.internal_coordinates != "none":
+        return config
+    columns = {"columns": list(config.collective_variables)}
+    return config.model_copy(update={"descriptors": config.descriptors.model_copy(update=columns)})
+
+
+def build_system(config: RunConfig) -> System:
+    """Build the system of a resolved configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the kind of system or its solvent is unknown, or a state of a landscape has no start.
+    SystemBuildError
+        If the system cannot be built.
+    """
+    settings = config.system
+    entry = _entry(settings.kind, "configuration")
+    if isinstance(settings, CatalogueSystem):
+        _check_solvent(entry, settings.solvent, "configuration")
+    else:
+        _check_start_names(settings, config.states)
+    return entry.build(settings)
+
+
+def _merge(defaults: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    result = {**defaults, **data}
+    for table, values in defaults.items():
+        given = data.get(table)
+        if table not in _REPLACED_WHOLE and isinstance(given, Mapping):
+            result[table] = {**values, **given}
+    return result
+
+
+def _entry(kind: str, where: str) -> SystemEntry:
+    if kind not in KINDS:
+        raise ConfigError(f"{where}: system.kind: there is no {kind!r}{suggestion(kind, KINDS)}")
+    return KINDS[kind]
+
+
+def _check_solvent(entry: SystemEntry, solvent: object, where: str) -> None:
+    if solvent is None:
+        return
+    if not entry.solvents:
+        raise ConfigError(f"{where}: system.solvent: {entry.name} has no solvent, got {solvent!r}; remove it")
+    if solvent not in entry.solvents:
+        hint = suggestion(str(solvent), entry.solvents)
+        raise ConfigError(f"{where}: system.solvent: {entry.name} has no solvent model {solvent!r}{hint}")
+
+
+def _check_start_names(settings: PotentialSystem, states: Mapping[str, str]) -> None:
+    for state in states:
+        if state not in settings.start:
+            raise ConfigError(f"configuration: system.start: state {state!r} has none; give a point inside it, in nm")
+    for state in settings.start:
+        if state not in states:
+            raise ConfigError(f"configuration: system.start: there is no state {state!r}{suggestion(state, states)}")
