@@ -1,0 +1,392 @@
+"""The one engine: OpenMM, for molecules and landscapes. A worker builds its Context once and keeps it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import openmm
+from numpy.typing import NDArray
+from openmm import app
+
+from separatrix.config import RunConfig
+from separatrix.errors import EngineError
+from separatrix.records import NO_STATE, Atoms, Float32Array, FloatArray, Snapshot
+from separatrix.units import FS_PER_PS, thermal_energy
+
+Observe: TypeAlias = Callable[[Float32Array, Float32Array | None], tuple[int, list[float]]]
+"""Takes positions (n_atoms, 3) nm and box (3, 3) nm or None, as they will be stored; returns a state index or
+``NO_STATE``, and the values it was told from."""
+
+SLOW_TO_RESEED = frozenset({"CUDA", "OpenCL", "HIP"})
+"""Platforms that recompile kernels when their generator is seeded anew: there it is seeded once per context."""
+
+_FINITE_CHECK_INTERVAL = 64
+_CONSTRAINT_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Half:
+    """One half-trajectory, the starting frame not included.
+
+    Attributes
+    ----------
+    positions : (n_frames, n_atoms, 3) float32, nm
+    box : (n_frames, 3, 3) float32, nm, or None
+    values : (n_frames, k) float32, what was observed
+    state : index of the state the last frame lies in, or ``NO_STATE``
+    """
+
+    positions: Float32Array
+    box: Float32Array | None
+    values: Float32Array
+    state: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformSpeed:
+    """How fast a platform steps a system; ``error`` says why it cannot."""
+
+    platform: str
+    steps_per_second: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restraint:
+    """A harmonic restraint on one collective variable, its centre set while the simulation runs.
+
+    Attributes
+    ----------
+    kind : x, y, z, distance, angle or dihedral
+    atoms : 0-based atom indices
+    strength : kJ/mol/nm^2, or kJ/mol/rad^2 for angles
+    """
+
+    kind: str
+    atoms: tuple[int, ...]
+    strength: float
+
+
+_RESTRAINTS: Mapping[str, str] = {
+    "x": "0.5*k{i}*(x-c{i})^2",
+    "y": "0.5*k{i}*(y-c{i})^2",
+    "z": "0.5*k{i}*(z-c{i})^2",
+    "distance": "0.5*k{i}*(r-c{i})^2",
+    "angle": "0.5*k{i}*(theta-c{i})^2",
+    "dihedral": "k{i}*(1-cos(theta-c{i}))",
+}
+
+
+def read_atoms(topology_pdb: Path) -> Atoms:
+    """Read atom names and bonds of a stored topology."""
+    return atoms_of(app.PDBFile(str(topology_pdb)).topology)
+
+
+def atoms_of(topology: app.Topology) -> Atoms:
+    """Return atom names, such as ALA2-CA, and bonds of a topology."""
+    names = tuple(f"{atom.residue.name}{atom.residue.id}-{atom.name}" for atom in topology.atoms())
+    bonds = tuple((bond.atom1.index, bond.atom2.index) for bond in topology.bonds())
+    return Atoms(names=names, bonds=bonds)
+
+
+def serialize(system: openmm.System, topology: app.Topology, snapshot: Snapshot) -> tuple[str, str]:
+    """Return a system as OpenMM XML, and its topology as PDB text with the coordinates of a snapshot."""
+    text = io.StringIO()
+    positions = snapshot.positions.astype(float) * openmm.unit.nanometer
+    app.PDBFile.writeFile(topology, positions, text, keepIds=True)
+    return openmm.XmlSerializer.serialize(system), text.getvalue()
+
+
+def load_failures() -> tuple[str, ...]:
+    """Return why platform plugins could not be loaded, one line each."""
+    return tuple(str(failure).splitlines()[0] for failure in openmm.Platform.getPluginLoadFailures())
+
+
+def platform_names() -> tuple[str, ...]:
+    """Return the OpenMM platforms that can be loaded on this machine."""
+    return tuple(openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms()))
+
+
+def versions() -> dict[str, str]:
+    """Return the version of the simulation engine."""
+    return {"openmm": openmm.Platform.getOpenMMVersion()}
+
+
+class Engine:
+    """Integrates one system.
+
+    Parameters
+    ----------
+    system_xml : serialized OpenMM System
+    config : temperature, integrator, friction and time step are taken from ``config.system``
+    platform : OpenMM platform name
+    properties : platform properties, such as ``{"DeviceIndex": "0"}``
+    temperature : overrides the temperature of the configuration, K
+    restraints : restraints on collective variables, for steered runs
+
+    Raises
+    ------
+    EngineError
+        If the platform is not there or cannot run this system.
+    """
+
+    def __init__(
+        self,
+        system_xml: str,
+        config: RunConfig,
+        platform: str,
+        properties: Mapping[str, str] | None = None,
+        *,
+        temperature: float | None = None,
+        restraints: tuple[Restraint, ...] = (),
+    ) -> None:
+        if platform not in platform_names():
+            raise EngineError(f"platform {platform!r} is not on this machine; there is {', '.join(platform_names())}")
+        system = openmm.XmlSerializer.deserialize(system_xml)
+        _add_restraints(system, restraints)
+        settings = config.system
+        self.platform = platform
+        self.stride = config.sampling.stride
+        self._temperature = temperature if temperature is not None else settings.temperature
+        self._timestep = settings.timestep / FS_PER_PS
+        make = openmm.BrownianIntegrator if settings.integrator == "brownian" else openmm.LangevinMiddleIntegrator
+        self._integrator = make(self._temperature, settings.friction, self._timestep)
+        self._integrator.setConstraintTolerance(_CONSTRAINT_TOLERANCE)
+        self._has_inertia = settings.integrator != "brownian"
+        try:
+            self._context = openmm.Context(
+                system, self._integrator, openmm.Platform.getPlatformByName(platform), dict(properties or {})
+            )
+        except openmm.OpenMMException as error:
+            raise EngineError(f"platform {platform} cannot run this system: {error}") from error
+        self.n_atoms: int = system.getNumParticles()
+        self._masses = np.array([system.getParticleMass(i)._value for i in range(self.n_atoms)])
+        self._periodic = system.usesPeriodicBoundaryConditions()
+        self._buffer = np.empty((self.n_atoms, 3))
+        self._reseeder = _ReferenceSeeder() if platform == "Reference" else None
+        self._seeded = False
+
+    def reseed(self, seed: int) -> None:
+        """Seed the thermostat, so that the same task gives the same shot.
+
+        On GPU platforms only the first call takes effect (see ``SLOW_TO_RESEED``): a repeated task then draws
+        other noise, with the same statistics.
+        """
+        openmm_seed = int(seed % (2**31 - 1)) + 1  # 0 would mean "choose one"
+        if self._reseeder is not None:
+            self._reseeder.seed(openmm_seed)
+        elif self.platform not in SLOW_TO_RESEED or not self._seeded:
+            self._integrator.setRandomNumberSeed(openmm_seed)
+            self._context.reinitialize()
+        self._seeded = True
+
+    def place(self, snapshot: Snapshot) -> None:
+        """Put the system at a configuration."""
+        if snapshot.positions.shape != (self.n_atoms, 3):
+            raise EngineError(
+                f"expected positions of shape ({self.n_atoms}, 3) nm, got {snapshot.positions.shape}; "
+                "the configuration belongs to another system"
+            )
+        if snapshot.box is not None:
+            self._context.setPeriodicBoxVectors(*snapshot.box.astype(np.float64))
+        self._context.setPositions(snapshot.positions.astype(np.float64))
+
+    def draw_velocities(self, snapshot: Snapshot, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Return the starting velocities of the forward and the backward half, (n_atoms, 3) nm/ps each.
+
+        Velocities v are drawn from the Maxwell-Boltzmann distribution and projected onto the constraints. OpenMM's
+        Langevin middle integrator keeps velocities half a step behind the positions, so the halves start from
+        ``+v - (dt/2) F/m`` and ``-v - (dt/2) F/m``: only so are they time reversals of each other.
+        """
+        if not self._has_inertia:
+            return np.zeros((self.n_atoms, 3)), np.zeros((self.n_atoms, 3))
+        self.place(snapshot)
+        movable = self._masses > 0
+        inverse_mass = np.divide(1.0, self._masses, out=np.zeros_like(self._masses), where=movable)[:, None]
+        width = np.sqrt(thermal_energy(self._temperature) * inverse_mass)
+        velocities = self._project(rng.standard_normal((self.n_atoms, 3)) * width)
+        state = self._context.getState(forces=True)
+        forces = np.empty((self.n_atoms, 3))
+        state._getVectorAsNumpy(openmm.State.Forces, forces)
+        kick = self._project(0.5 * self._timestep * forces * inverse_mass)
+        return velocities - kick, -velocities - kick
+
+    def half(self, snapshot: Snapshot, velocities: FloatArray, observe: Observe, max_frames: int) -> Half:
+        """Integrate from a configuration until a saved frame lies in a state, or ``max_frames`` frames are saved.
+
+        Every frame is looked at as soon as it is there: with 200 us of MD between frames of the smallest molecule and
+        8 us for a look, waiting for a block of frames would cost more in overshoot than it saved.
+
+        Raises
+        ------
+        EngineError
+            If a coordinate is not a number.
+        """
+        self.place(snapshot)
+        self._context.setVelocities(velocities)
+        frames: list[Float32Array] = []
+        boxes: list[Float32Array] = []
+        values: list[list[float]] = []
+        state = NO_STATE
+        step, stride, buffer = self._integrator.step, self.stride, self._buffer
+        with np.errstate(over="ignore"):  # of a blow-up, which is told by what is not finite
+            while state == NO_STATE and len(frames) < max_frames:
+                step(stride)
+                box = self._read_frame()
+                frames.append(frame := buffer.astype(np.float32))
+                if box is not None:
+                    boxes.append(box)
+                state, seen = observe(frame, box)
+                values.append(seen)
+                if len(frames) % _FINITE_CHECK_INTERVAL == 0:
+                    self._check_finite()
+        self._check_finite()
+        box_array = np.stack(boxes) if boxes else None
+        return Half(positions=np.stack(frames), box=box_array, values=np.array(values, dtype=np.float32), state=state)
+
+    def advance(self, centres: NDArray[np.floating] | tuple[float, ...] = ()) -> Snapshot:
+        """Integrate ``stride`` steps, restraints centred at ``centres`` (nm, rad), and return the frame."""
+        for i, centre in enumerate(centres):
+            self._context.setParameter(f"c{i}", float(centre))
+        self._integrator.step(self.stride)
+        box = self._read_frame()
+        self._check_finite()
+        return Snapshot(positions=self._buffer.astype(np.float32), box=None if box is None else box.astype(np.float32))
+
+    def set_velocities(self, velocities: FloatArray) -> None:
+        """Give every atom a velocity, (n_atoms, 3) nm/ps."""
+        self._context.setVelocities(velocities)
+
+    def velocities(self) -> FloatArray:
+        """Return the velocities (n_atoms, 3) nm/ps as the integrator keeps them."""
+        result = np.empty((self.n_atoms, 3))
+        self._context.getState(velocities=True)._getVectorAsNumpy(openmm.State.Velocities, result)
+        return result
+
+    def step(self, steps: int) -> None:
+        """Integrate without looking: the raw speed everything else is measured against."""
+        self._integrator.step(steps)
+
+    def potential_energy(self, snapshot: Snapshot) -> float:
+        """Return the potential energy of a configuration, kJ/mol."""
+        self.place(snapshot)
+        energy: float = self._context.getState(energy=True).getPotentialEnergy()._value
+        return energy
+
+    def _read_frame(self) -> Float32Array | None:
+        # State.getPositions spends 40 us on units and attribute look-ups, a fifth of ten steps of a small molecule;
+        # the method it calls itself spends 5.
+        state = self._context.getState(positions=True)
+        state._getVectorAsNumpy(openmm.State.Positions, self._buffer)
+        if not self._periodic:
+            return None
+        return np.array(state.getPeriodicBoxVectors(asNumpy=True)._value, dtype=np.float32)
+
+    def _check_finite(self) -> None:
+        if not np.isfinite(self._buffer).all():
+            atom = int(np.flatnonzero(~np.isfinite(self._buffer).all(axis=1))[0])
+            raise EngineError(f"the coordinates of atom {atom} are not numbers: the integration blew up")
+
+    def _project(self, velocities: FloatArray) -> FloatArray:
+        self._context.setVelocities(velocities)
+        self._context.applyVelocityConstraints(_CONSTRAINT_TOLERANCE)
+        return self.velocities()
+
+
+class _ReferenceSeeder:
+    """Seeds the Reference platform's generator, which is one for the whole process.
+
+    The checkpoint of a freshly seeded context holds the bare seed, so that loading it with another seed written in
+    seeds anew in 3 us; a context initialised again does the same in 1 ms, a quarter of a short shot.
+    """
+
+    _MARK = 0x12345678
+
+    def __init__(self) -> None:
+        system = openmm.System()
+        system.addParticle(1.0)
+        self._integrator = openmm.BrownianIntegrator(1.0, 1.0, 0.001)
+        self._integrator.setRandomNumberSeed(self._MARK)
+        self._context = openmm.Context(system, self._integrator, openmm.Platform.getPlatformByName("Reference"))
+        parts = self._context.createCheckpoint().split(self._MARK.to_bytes(4, sys.byteorder))
+        self._parts = parts if len(parts) == 2 else None
+
+    def seed(self, seed: int) -> None:
+        if self._parts is None:  # another layout than that of OpenMM 8
+            self._integrator.setRandomNumberSeed(seed)
+            self._context.reinitialize()
+        else:
+            self._context.loadCheckpoint(seed.to_bytes(4, sys.byteorder).join(self._parts))
+
+
+def _add_restraints(system: openmm.System, restraints: tuple[Restraint, ...]) -> None:
+    for i, restraint in enumerate(restraints):
+        expression = _RESTRAINTS[restraint.kind].format(i=i)
+        atoms = [int(atom) for atom in restraint.atoms]
+        match restraint.kind:
+            case "distance":
+                force = openmm.CustomBondForce(expression)
+                force.addBond(*atoms, [])
+            case "angle":
+                force = openmm.CustomAngleForce(expression)
+                force.addAngle(*atoms, [])
+            case "dihedral":
+                force = openmm.CustomTorsionForce(expression)
+                force.addTorsion(*atoms, [])
+            case _:
+                force = openmm.CustomExternalForce(expression)
+                force.addParticle(*atoms, [])
+        if hasattr(force, "setUsesPeriodicBoundaryConditions"):
+            force.setUsesPeriodicBoundaryConditions(system.usesPeriodicBoundaryConditions())
+        force.addGlobalParameter(f"k{i}", restraint.strength)
+        force.addGlobalParameter(f"c{i}", 0.0)
+        system.addForce(force)
+
+
+def measure_platforms(
+    system_xml: str, config: RunConfig, snapshot: Snapshot, *, threads: int, seconds: float = 1.0, only: str = "auto"
+) -> tuple[PlatformSpeed, ...]:
+    """Time the platforms of this machine on this very system, fastest first; those that cannot run it come last.
+
+    Parameters
+    ----------
+    threads : threads of the CPU platform
+    seconds : wall time for each platform
+    only : a platform name, or "auto" for all
+    """
+    names = platform_names() if only == "auto" else (only,)
+    speeds = [_measure(system_xml, config, snapshot, name, threads, seconds) for name in names]
+    return tuple(sorted(speeds, key=lambda speed: -speed.steps_per_second))
+
+
+def platform_properties(platform: str, threads: int, device: int | None = None) -> dict[str, str]:
+    """Return the OpenMM properties of one worker's context."""
+    if platform == "CPU":
+        return {"Threads": str(threads)}
+    if platform in SLOW_TO_RESEED and device is not None:
+        return {"DeviceIndex": str(device)}
+    return {}
+
+
+def _measure(
+    system_xml: str, config: RunConfig, snapshot: Snapshot, platform: str, threads: int, seconds: float
+) -> PlatformSpeed:
+    try:
+        engine = Engine(system_xml, config, platform, platform_properties(platform, threads))
+        engine.place(snapshot)
+        engine.step(10)
+        steps, chunk, start = 0, 10, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < seconds:
+            engine.step(chunk)
+            steps += chunk
+            chunk = min(chunk * 2, max(10, int(0.1 * seconds * steps / max(elapsed, 1e-3))))
+        return PlatformSpeed(platform=platform, steps_per_second=steps / elapsed)
+    except (EngineError, openmm.OpenMMException) as error:
+        return PlatformSpeed(platform=platform, steps_per_second=0.0, error=str(error).splitlines()[0])

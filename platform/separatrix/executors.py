@@ -1,0 +1,156 @@
+"""Where work runs: here, or in worker processes. Both are ``concurrent.futures`` executors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
+from typing import Any
+
+
+class SerialExecutor(Executor):
+    """Runs every task at once in the calling thread: slow, simple and reproducible shot by shot."""
+
+    def __init__(self, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()) -> None:
+        if initializer is not None:
+            initializer(*initargs)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run a task and return its finished future."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class ProcessExecutor(Executor):
+    """Worker processes that fail one by one.
+
+    Each worker is a pool of its own, so that a process that dies (out of memory, killed) takes only its own task
+    with it: that future raises ``BrokenExecutor`` and the worker is replaced. Workers are spawned, never forked,
+    and end by themselves within a second when this process dies, however it dies.
+
+    Parameters
+    ----------
+    workers : number of processes
+    initializer : called once in each new worker
+    initargs : one tuple of arguments for each worker
+    niceness : added to the workers' niceness, for work that must yield to others
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        initializer: Callable[..., None] | None = None,
+        initargs: Callable[[int], tuple[Any, ...]] = lambda worker: (),
+        *,
+        niceness: int = 0,
+    ) -> None:
+        self._initializer, self._initargs, self._niceness = initializer, initargs, niceness
+        self._lock = threading.RLock()
+        self._waiting: deque[tuple[Future[Any], tuple[Any, ...]]] = deque()
+        self._pools = [self._new_pool(worker) for worker in range(workers)]
+        self._idle = list(range(workers))
+        self._closed = False
+
+    @property
+    def busy(self) -> int:
+        """Number of workers at work now."""
+        with self._lock:
+            return len(self._pools) - len(self._idle)
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """Process numbers of the workers started so far."""
+        with self._lock:
+            return tuple(pid for pool in self._pools for pid in (pool._processes or {}))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Queue a task; an idle worker takes it at once."""
+        if kwargs:
+            raise TypeError("pass positional arguments only")
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot submit after shutdown")
+            self._waiting.append((future, (fn, *args)))
+        self._dispatch()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Stop the workers; with ``wait=False`` their tasks are abandoned and the processes killed."""
+        with self._lock:
+            self._closed = True
+            if cancel_futures or not wait:
+                for future, _ in self._waiting:
+                    future.cancel()
+                self._waiting.clear()
+            pools = list(self._pools)
+        for pool in pools:
+            if not wait:
+                for process in list((pool._processes or {}).values()):
+                    process.kill()
+            pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    def _new_pool(self, worker: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_process,
+            initargs=(self._niceness, self._initializer, self._initargs(worker)),
+        )
+
+    def _dispatch(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting or not self._idle:
+                    return
+                future, call = self._waiting.popleft()
+                if not future.set_running_or_notify_cancel():
+                    continue
+                worker = self._idle.pop(0)
+                pool = self._pools[worker]
+            try:
+                inner = pool.submit(*call)
+            except BrokenExecutor as error:
+                self._finish(worker, future, None, error)
+                continue
+            inner.add_done_callback(lambda done, w=worker, f=future: self._done(w, f, done))  # type: ignore[misc]
+
+    def _done(self, worker: int, future: Future[Any], inner: Future[Any]) -> None:
+        error = inner.exception()
+        self._finish(worker, future, None if error else inner.result(), error)
+
+    def _finish(self, worker: int, future: Future[Any], result: Any, error: BaseException | None) -> None:
+        """Free the worker first, then hand over the result: the next task starts before anyone looks at this one."""
+        with self._lock:
+            if isinstance(error, BrokenExecutor) and not self._closed:
+                self._pools[worker] = self._new_pool(worker)
+            self._idle.append(worker)
+        self._dispatch()
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+
+def _start_process(niceness: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    if niceness:
+        os.nice(niceness)
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with(sentinel: int) -> None:
+    """Leave when the parent process is gone: a killed session must leave no orphans that go on computing."""
+    wait([sentinel])
+    os._exit(1)

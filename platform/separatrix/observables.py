@@ -1,0 +1,126 @@
+"""What a run measures on every frame: collective variables, states and descriptors, bundled from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from separatrix.collective_variables import Columns
+from separatrix.config import RunConfig
+from separatrix.descriptors import Descriptors
+from separatrix.errors import ConfigError, StateOverlapError
+from separatrix.records import Atoms, Float32Array, FloatArray, Snapshot
+from separatrix.states import States
+
+_N_PROBES = 20_000
+
+
+class Observables:
+    """Collective variables, states and descriptors of one run.
+
+    Parameters
+    ----------
+    config : the resolved configuration
+    atoms : names and bonds of the system
+
+    Raises
+    ------
+    ConfigError
+        If an expression is wrong or a required table is empty.
+    """
+
+    def __init__(self, config: RunConfig, atoms: Atoms) -> None:
+        self.n_atoms = n_atoms = len(atoms.names)
+        if not config.collective_variables:
+            raise ConfigError('collective_variables: expected at least one, such as phi = "dihedral(4, 6, 8, 14)"')
+        self.columns = Columns(config.collective_variables, n_atoms)
+        self.states = States(config.states, self.columns.names)
+        self.descriptors = Descriptors(
+            columns=config.descriptors.columns,
+            internal_coordinates=config.descriptors.internal_coordinates,
+            cvs=config.collective_variables,
+            bonds=atoms.bonds,
+            atom_names=atoms.names,
+            n_atoms=n_atoms,
+        )
+
+    def observe(self, positions: FloatArray, box: FloatArray | None) -> tuple[int, list[float]]:
+        """Return the state index of one frame, -1 for none, and its collective variables: made after every frame.
+
+        Parameters
+        ----------
+        positions : (n_atoms, 3), nm
+        box : (3, 3), nm, or None
+        """
+        values = self.columns.scalar(positions, box)
+        return self.states.scalar(values), values
+
+    def cvs(self, positions: FloatArray, box: FloatArray | None) -> Float32Array:
+        """Return collective variables (n_frames, k), nm and degrees, of positions (n_frames, n_atoms, 3) nm."""
+        return self.columns.array(positions, box)
+
+    def features(self, positions: FloatArray, box: FloatArray | None) -> Float32Array:
+        """Return descriptors (n_frames, d) of positions (n_frames, n_atoms, 3) nm."""
+        return self.descriptors.array(positions, box)
+
+    def check_starts(self, starts: Mapping[str, Snapshot]) -> None:
+        """Refuse start configurations outside their states, and states that overlap.
+
+        Overlap is looked for at the starts and at 20,000 points of the space of collective variables.
+
+        Raises
+        ------
+        ConfigError
+            Naming the state and the collective variables of its start.
+        StateOverlapError
+            Naming both states and a point in both.
+        """
+        names = self.states.names
+        if set(starts) != set(names):
+            raise ConfigError(
+                f"system.start: expected one configuration for each state ({', '.join(names)}), "
+                f"got {', '.join(starts) or 'none'}"
+            )
+        values = {}
+        for name, snapshot in starts.items():
+            box = None if snapshot.box is None else snapshot.box[None]
+            values[name] = self.cvs(snapshot.positions[None], box)[0]
+            found = int(self.states.array(values[name][None])[0])
+            if found != names.index(name):
+                where = "outside every state" if found < 0 else f"in state {names[found]!r}"
+                raise ConfigError(
+                    f"system.start.{name}: expected a configuration inside state {name!r}, this one lies {where} "
+                    f"({self._describe(values[name])}); state {name} = {self.states.expressions[name]!r}"
+                )
+        probes = self._probes(np.stack(list(values.values())))
+        if (overlap := self.states.overlap(probes)) is not None:
+            first, second, row = overlap
+            raise StateOverlapError(
+                f"states: {names[first]!r} and {names[second]!r} overlap, for example at "
+                f"{self._describe(probes[row])}; make them exclude each other"
+            )
+
+    def _probes(self, values: Float32Array) -> Float32Array:
+        """Return points (n, k) where two states might meet: all angles; other columns around starts and constants."""
+        rng = np.random.default_rng(0)
+        constants = np.asarray(self.states.constants, dtype=float)
+        columns = []
+        for column, periodic in enumerate(self.columns.periodic):
+            if periodic:
+                low, high = -180.0, 180.0
+            else:
+                marks = np.concatenate([values[:, column], constants])
+                margin = 0.5 * (np.ptp(values[:, column]) + 1e-3)
+                low, high = marks.min() - margin, marks.max() + margin
+            draws = rng.uniform(low, high, _N_PROBES)
+            # Half of the points stay near the starts, where states are: a wide box alone would miss small discs.
+            spread = 0.25 * (np.ptp(values[:, column]) + 1e-3) if not periodic else 60.0
+            near = rng.choice(values[:, column], _N_PROBES // 2) + rng.normal(0, spread, _N_PROBES // 2)
+            draws[: _N_PROBES // 2] = (near + 180.0) % 360.0 - 180.0 if periodic else near
+            columns.append(draws)
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def _describe(self, values: FloatArray) -> str:
+        pairs = zip(self.columns.names, values, self.columns.units, strict=True)
+        return ", ".join(f"{name} = {value:.4g} {unit}".rstrip() for name, value, unit in pairs)

@@ -1,0 +1,136 @@
+"""Two-way shooting: the one thing workers do. A worker builds its engine once, from the run's own files."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from separatrix.config import RunConfig, read_toml
+from separatrix.engine import Engine, Half, platform_properties, read_atoms
+from separatrix.observables import Observables
+from separatrix.records import Float32Array, ShotFailure, ShotOutcome, ShotTask
+from separatrix.store import write_trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """All a worker needs to build its engine.
+
+    Attributes
+    ----------
+    run : folder of the run, on a file system the worker sees
+    platform : OpenMM platform
+    threads : threads of the CPU platform
+    device : index of the GPU, or None
+    """
+
+    run: Path
+    platform: str
+    threads: int = 1
+    device: int | None = None
+
+
+class Shooter:
+    """Makes shots for one run.
+
+    Parameters
+    ----------
+    engine, observables : of the run
+    max_frames : longest half-trajectory, frames
+    run : folder where trajectories of transitions are written, or None to write none
+    """
+
+    def __init__(self, engine: Engine, observables: Observables, max_frames: int, run: Path | None) -> None:
+        self.engine = engine
+        self.observables = observables
+        self.max_frames = max_frames
+        self.run = run
+
+    @classmethod
+    def build(cls, spec: WorkerSpec) -> Shooter:
+        """Build from the files of a run."""
+        config = RunConfig.from_data(read_toml(spec.run / "config.toml"), where=str(spec.run / "config.toml"))
+        system_xml = (spec.run / "system" / "system.xml").read_text()
+        engine = Engine(
+            system_xml, config, spec.platform, platform_properties(spec.platform, spec.threads, spec.device)
+        )
+        observables = Observables(config, read_atoms(spec.run / "system" / "topology.pdb"))
+        return cls(engine, observables, config.sampling.max_frames, spec.run)
+
+    def shoot(self, task: ShotTask) -> ShotOutcome:
+        """Integrate one half from (x, v), one from (x, -v), and join them at x.
+
+        Raises
+        ------
+        EngineError
+            If the integration blows up.
+        """
+        start = time.perf_counter()
+        engine, observe = self.engine, self.observables.observe
+        engine.reseed(task.seed)
+        forward_v, backward_v = engine.draw_velocities(task.snapshot, np.random.default_rng(task.seed))
+        forward = engine.half(task.snapshot, forward_v, observe, self.max_frames)
+        backward = engine.half(task.snapshot, backward_v, observe, self.max_frames)
+        positions, box, shooting_frame, ends = _join(task, backward, forward)
+        _, here = observe(task.snapshot.positions, task.snapshot.box)
+        cvs = np.concatenate([backward.values[::-1], np.array([here], np.float32), forward.values])
+        if ends != (backward.state, forward.state):
+            cvs = cvs[::-1]
+        transition = ends[0] != ends[1] and min(ends) >= 0
+        trajectory = None
+        if transition and self.run is not None:
+            trajectory = write_trajectory(self.run, f"{task.chain}-{task.step}", positions, box)
+        return ShotOutcome(
+            chain=task.chain,
+            step=task.step,
+            positions=positions if transition else None,
+            box=box if transition else None,
+            features=self.observables.features(positions, box),
+            cvs=cvs,
+            shooting_frame=shooting_frame,
+            ends=ends,
+            md_steps=(len(positions) - 1) * engine.stride,
+            seconds=time.perf_counter() - start,
+            trajectory=trajectory,
+        )
+
+
+def _join(
+    task: ShotTask, backward: Half, forward: Half
+) -> tuple[Float32Array, Float32Array | None, int, tuple[int, int]]:
+    """Return reversed backward half + shooting point + forward half, oriented from the lower to the higher state."""
+    positions = np.concatenate([backward.positions[::-1], task.snapshot.positions[None], forward.positions])
+    box = None
+    if backward.box is not None and forward.box is not None and task.snapshot.box is not None:
+        box = np.concatenate([backward.box[::-1], task.snapshot.box[None], forward.box])
+    shooting_frame = len(backward.positions)
+    ends = (backward.state, forward.state)
+    if ends[0] > ends[1] >= 0:
+        positions = np.ascontiguousarray(positions[::-1])
+        box = None if box is None else np.ascontiguousarray(box[::-1])
+        shooting_frame = len(positions) - 1 - shooting_frame
+        ends = (ends[1], ends[0])
+    return positions, box, shooting_frame, ends
+
+
+_shooter: Shooter | None = None  # one per worker process, set by ``start_worker``
+
+
+def start_worker(spec: WorkerSpec) -> None:
+    """Build this process's shooter; the initializer of worker processes."""
+    global _shooter
+    _shooter = Shooter.build(spec)
+
+
+def shoot(task: ShotTask) -> ShotOutcome | ShotFailure:
+    """Make one shot in a worker process; whatever goes wrong comes back as a value."""
+    try:
+        if _shooter is None:
+            raise RuntimeError("start_worker was not called in this process")
+        return _shooter.shoot(task)
+    except Exception as error:
+        return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())

@@ -1,0 +1,105 @@
+"""Every executor keeps the promises of ``concurrent.futures``; worker processes fail one by one and leave no orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from separatrix.executors import ProcessExecutor, SerialExecutor
+
+
+@pytest.fixture(params=["serial", "processes"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """Give each kind of executor."""
+    made: Executor = SerialExecutor() if request.param == "serial" else ProcessExecutor(2)
+    yield made
+    made.shutdown()
+
+
+def test_results_and_errors_come_back(executor: Executor) -> None:
+    futures = [executor.submit(pow, base, 2) for base in range(10)]
+    assert [future.result(30) for future in futures] == [base**2 for base in range(10)]
+    with pytest.raises(ZeroDivisionError):
+        executor.submit(divmod, 1, 0).result(30)
+    assert executor.submit(pow, 3, 3).result(30) == 27
+
+
+@pytest.fixture
+def processes() -> Iterator[ProcessExecutor]:
+    """Give two worker processes."""
+    made = ProcessExecutor(2)
+    yield made
+    made.shutdown(wait=False)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    """Return whether a condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_a_killed_worker_fails_its_own_task_alone_and_is_replaced(processes: ProcessExecutor) -> None:
+    victim = processes.submit(os.getpid).result(30)
+    tasks = [processes.submit(time.sleep, 8), processes.submit(time.sleep, 8)]
+    assert wait_for(lambda: processes.busy == 2 and len(processes.process_ids) == 2)
+    os.kill(victim, signal.SIGKILL)
+    outcomes = [task.exception(30) for task in tasks]
+    assert sorted((outcome is None) for outcome in outcomes) == [False, True]
+    assert any(isinstance(outcome, BrokenExecutor) for outcome in outcomes)
+    results = [processes.submit(pow, 2, n) for n in range(6)]
+    assert [future.result(60) for future in results] == [1, 2, 4, 8, 16, 32]
+    assert victim not in processes.process_ids
+
+
+def test_a_task_in_a_dying_worker_raises_broken_executor(processes: ProcessExecutor) -> None:
+    future = processes.submit(os._exit, 3)
+    with pytest.raises(BrokenExecutor):
+        future.result(30)
+    assert processes.submit(pow, 2, 5).result(30) == 32
+
+
+def test_shutdown_without_waiting_ends_workers_at_once(processes: ProcessExecutor) -> None:
+    pids = [processes.submit(os.getpid).result(30)]
+    processes.submit(time.sleep, 60)
+    assert wait_for(lambda: processes.busy == 1)
+    start = time.monotonic()
+    processes.shutdown(wait=False)
+    assert wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), 5)
+    assert time.monotonic() - start < 10
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from separatrix.executors import ProcessExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessExecutor(2)\n"
+        "    futures = [pool.submit(time.sleep, 300) for _ in range(2)]\n"
+        "    while len(pool.process_ids) < 2: time.sleep(0.05)\n"
+        "    time.sleep(2)\n"
+        "    print(*pool.process_ids, flush=True)\n"
+        "    time.sleep(300)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), 5)
