@@ -1,0 +1,9 @@
+"""A run on disk: one writer, any number of readers, every array plain zarr v3."""
+
+from __future__ import annotations
+
+from separatrix.store.layout import SHOT_COLUMNS, Committed
+from separatrix.store.lock import is_locked
+from separatrix.store.run import Store, write_trajectory
+
+__all__ = ["SHOT_COLUMNS", "Committed", "Store", "is_locked", "write_trajectory"]

@@ -1,0 +1,123 @@
+"""What lies where in ``run.zarr``: the columns of its tables, its paths, and the counts of what exists."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from separatrix.errors import RunNotFoundError, StoreError
+from separatrix.records import Float32Array, Reason
+from separatrix.store.arrays import Json, create_column, create_group, read_group, read_json, write_array
+
+FORMAT: Final = 1
+"""Version of the layout; a run of another version is refused."""
+
+SHOT_COLUMNS: Final[dict[str, tuple[str, str, str]]] = {
+    "chain": ("<i4", "", "Monte Carlo chain"),
+    "step": ("<i4", "", "step of the chain"),
+    "model": ("<i4", "", "version of the model that selected the shooting point"),
+    "frame": ("<i4", "", "index of the shooting point in the path shot from"),
+    "parent": ("<i4", "", "shot that made the path shot from, -1 for the seed path"),
+    "q": ("<f4", "", "logit of the committor predicted at the shooting point"),
+    "p_transition": ("<f4", "", "predicted probability that the shot gives a transition"),
+    "n_A": ("<i2", "", "halves that ended in state 0"),
+    "n_B": ("<i2", "", "halves that ended in state 1"),
+    "ends": ("<i1", "", "states of the first and the last frame, -1 for none"),
+    "accepted": ("|b1", "", "whether the chain moved on to the new path"),
+    "reason": ("<i1", "", "why the trial ended as it did"),
+    "p_acc": ("<f8", "", "acceptance probability"),
+    "burn_in": ("|b1", "", "whether the chain still descended from its seed path"),
+    "n_frames": ("<i4", "", "saved frames of the trial"),
+    "shooting_frame": ("<i4", "", "index of the shooting point in the trial"),
+    "md_steps": ("<i8", "", "integration steps of the trial"),
+    "seconds": ("<f8", "s", "wall time of the trial in the worker"),
+    "seed": ("<i8", "", "seed of the trial"),
+    "retries": ("<i2", "", "attempts that a machine failed before this one"),
+    "time": ("<f8", "seconds since 1970-01-01", "when the trial was told"),
+}
+"""Columns of ``shots``: numpy type, CF units and meaning; every column is 1-D except ``ends`` (n_shots, 2)."""
+
+_SHOTS_PER_CHUNK: Final = 4096
+_FRAMES_PER_CHUNK: Final = 1 << 14
+_FRAMES_CHUNK_BYTES: Final = 1 << 21
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What exists: rows of shots and of frames, and one more than the newest model version (0 without models)."""
+
+    shots: int = 0
+    frames: int = 0
+    models: int = 0
+
+
+def create_arrays(folder: Path, features: list[str], cvs: list[str], states: list[str]) -> None:
+    """Make the empty ``run.zarr``."""
+    create_group(folder, {"separatrix_format": FORMAT, "committed": asdict(Committed()), "notes": {}})
+    for kind in ("trajectories", "seeds", "models"):
+        create_group(folder / kind, {})
+    create_group(folder / "shots", {"states": states})
+    for name, (dtype, units, meaning) in SHOT_COLUMNS.items():
+        shape, dimensions = ((0, 2), ("shot", "end")) if name == "ends" else ((0,), ("shot",))
+        attributes: Json = {"long_name": meaning} | ({"units": units} if units else {})
+        if name == "reason":
+            labels = " ".join(reason.name.lower() for reason in Reason)
+            attributes |= {"flag_values": [int(reason) for reason in Reason], "flag_meanings": labels}
+        create_column(folder / "shots" / name, dtype, shape, _SHOTS_PER_CHUNK, dimensions, attributes)
+    create_group(folder / "frames", {"features": features, "cvs": cvs, "states": states})
+    rows = min(max(_FRAMES_CHUNK_BYTES // (4 * max(len(features), len(cvs), 1)), 16), _FRAMES_PER_CHUNK)
+    for name, dtype, shape, dimensions, meaning in (
+        ("features", "<f4", (0, len(features)), ("frame", "feature"), "descriptors, named in the group's attributes"),
+        ("cvs", "<f4", (0, len(cvs)), ("frame", "cv"), "collective variables, named in the group's attributes"),
+        ("shot", "<i4", (0,), ("frame",), "the shot that saved the frame"),
+        ("offset", "<i4", (0,), ("frame",), "index of the frame relative to the shooting point"),
+    ):
+        create_column(folder / "frames" / name, dtype, shape, rows, dimensions, {"long_name": meaning})
+
+
+def write_path(folder: Path, positions: Float32Array, box: Float32Array | None) -> None:
+    """Write positions (n_frames, n_atoms, 3) nm and, with periodic boundaries, box (n_frames, 3, 3) nm as a group."""
+    create_group(folder, {})
+    units = {"units": "nm"}
+    write_array(folder / "positions", np.asarray(positions, "<f4"), ("frame", "atom", "axis"), units)
+    if box is not None:
+        write_array(folder / "box", np.asarray(box, "<f4"), ("frame", "vector", "axis"), units)
+
+
+def read_path(folder: Path) -> tuple[Float32Array, Float32Array | None]:
+    """Return positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, of a group."""
+    arrays, _ = read_group(folder)
+    return arrays["positions"], arrays.get("box")
+
+
+def read_root(path: Path) -> Json:
+    """Return the metadata of ``run.zarr``, which change with every commit.
+
+    Raises
+    ------
+    RunNotFoundError
+        There is no run at this path.
+    StoreError
+        The run is damaged or was written by another version.
+    """
+    if not (path / "run.zarr" / "zarr.json").is_file():
+        raise RunNotFoundError(f"no run at {path}: expected a folder that holds run.zarr")
+    root = read_json(path / "run.zarr" / "zarr.json")
+    found = root.get("attributes", {}).get("separatrix_format")
+    if found != FORMAT:
+        raise StoreError(f"expected format {FORMAT} of the run at {path}, found {found}: use the version that wrote it")
+    return root
+
+
+def read_committed(root: Json) -> Committed:
+    """Return what exists according to the metadata of ``run.zarr``."""
+    return Committed(**root["attributes"]["committed"])
+
+
+def numbers(folder: Path) -> list[int]:
+    """Return the members of a group whose names are numbers."""
+    return sorted(int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal())

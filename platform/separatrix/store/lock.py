@@ -1,0 +1,46 @@
+"""The lock of a run: held by its one writer, freed by the kernel when the writer dies."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from separatrix.errors import RunLockedError
+
+_PATIENCE: Final = 0.3
+"""Seconds to wait for a lock, longer than `is_locked` holds it."""
+
+
+def acquire(run: Path) -> FileLock:
+    """Take the run's lock; the file's text tells people who holds it.
+
+    Raises
+    ------
+    RunLockedError
+        Another process is writing the run.
+    """
+    file = run / "lock"
+    holder = file.read_text() if file.exists() else ""
+    lock = FileLock(file, timeout=_PATIENCE, thread_local=False)
+    try:
+        lock.acquire(poll_interval=_PATIENCE / 10)
+    except Timeout:
+        raise RunLockedError(f"{run} is being written by {holder or 'another process'}") from None
+    file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    return lock
+
+
+def is_locked(run: Path) -> bool:
+    """Return whether a living process writes the run; also True for who may not try the lock and cannot tell."""
+    file = run / "lock"
+    if not file.exists():
+        return False
+    try:
+        with FileLock(file, blocking=False, thread_local=False):
+            return False
+    except (Timeout, PermissionError):
+        return True

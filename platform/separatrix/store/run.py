@@ -1,0 +1,451 @@
+"""The store of one run.
+
+::
+
+    RUN/config.toml  RUN/system/{system.xml,topology.pdb}  RUN/lock  RUN/log.jsonl
+    RUN/pending/                                 written, but not yet part of the run
+    RUN/run.zarr/shots/<column>                  one row per shot, in the order of commits: the row is its number
+    RUN/run.zarr/frames/<column>                 packed frames of all shots
+    RUN/run.zarr/trajectories/<shot>/{positions,box}  RUN/run.zarr/seeds/<chain>/{positions,box}
+    RUN/run.zarr/models/<version>/weights        with the report as attributes and further arrays
+
+The attribute ``committed`` of ``run.zarr`` counts what exists. It is replaced last, in one step, so a process killed at
+any moment leaves the run as its last commit left it. Metadata, trajectories and models are written under ``pending``
+and renamed into place whole; rows of columns are written once, beyond what is committed. So readers need no lock.
+Files are handed to the operating system and not forced to the medium: a power cut can cost more than a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from separatrix.errors import RunExistsError, StoreError
+from separatrix.records import Float32Array, FloatArray, IntArray
+from separatrix.store.arrays import (
+    Json,
+    Table,
+    create_group,
+    disk_errors,
+    plain,
+    read_group,
+    replace_json,
+    restored,
+    write_array,
+)
+from separatrix.store.layout import (
+    SHOT_COLUMNS,
+    Committed,
+    create_arrays,
+    numbers,
+    read_committed,
+    read_path,
+    read_root,
+    write_path,
+)
+from separatrix.store.lock import acquire
+
+_SHOT: Final = np.dtype([(name, kind, (2,) if name == "ends" else ()) for name, (kind, _, _) in SHOT_COLUMNS.items()])
+
+
+def write_trajectory(run: Path, name: str, positions: Float32Array, box: Float32Array | None) -> str:
+    """Write one path under ``RUN/pending``, for `Store.adopt_trajectory`; workers call this, many at once.
+
+    Parameters
+    ----------
+    run : the run's folder
+    name : tells people what it is; a unique ending is added, so that a repeated attempt disturbs no other
+    positions : (n_frames, n_atoms, 3) float32, nm
+    box : (n_frames, 3, 3) float32, nm, or None without periodic boundaries
+
+    Returns
+    -------
+    str
+        The folder written, relative to the run.
+
+    Raises
+    ------
+    StoreError
+        The disk is full or cannot be written.
+    """
+    relative = f"pending/{name}-{uuid.uuid4().hex[:12]}"
+    with disk_errors(run):
+        write_path(run / relative, positions, box)
+    return relative
+
+
+class Store:
+    """One run on disk, opened by its only writer (``writable=True``) or by a reader.
+
+    A reader sees what was committed when it was opened or last refreshed. The writer keeps new rows in memory until
+    `commit`, and is used by one thread at a time; closing it discards what was not committed.
+    """
+
+    def __init__(self, path: Path, lock: FileLock | None) -> None:
+        """Take over a run and perhaps its lock; `create` and `open` make stores."""
+        self.path: Final = path
+        self._zarr: Final = path / "run.zarr"
+        self._lock = lock
+        self._root = read_root(path)
+        self._shots: Final = Table(self._zarr / "shots")
+        self._frames: Final = Table(self._zarr / "frames")
+        self._new_shots: list[bytes] = []
+        self._new_frames: list[tuple[Float32Array, Float32Array, IntArray]] = []
+        self._committed = read_committed(self._root)
+        self._models = self._committed.models
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        config_toml: str,
+        system_xml: str,
+        topology_pdb: str,
+        feature_names: Sequence[str],
+        cv_names: Sequence[str],
+        state_names: Sequence[str],
+    ) -> Self:
+        """Make an empty run, whole or not at all, and open it for writing.
+
+        Raises
+        ------
+        RunExistsError
+            Something is there already.
+        StoreError
+            The disk is full or cannot be written.
+        """
+        path = Path(path).absolute()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunExistsError(f"expected nothing at {path} yet, found a file or a folder that is not empty")
+        draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
+        texts = {"config.toml": config_toml, "system/system.xml": system_xml, "system/topology.pdb": topology_pdb}
+        try:
+            with disk_errors(path):
+                (draft / "system").mkdir(parents=True)
+                for name, text in texts.items():
+                    (draft / name).write_text(text, encoding="utf-8")
+                create_arrays(draft / "run.zarr", list(feature_names), list(cv_names), list(state_names))
+                draft.rename(path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return cls.open(path, writable=True)
+
+    @classmethod
+    def open(cls, path: Path | str, *, writable: bool = False) -> Self:
+        """Open a run; for writing, take its lock and drop what the last writer did not commit.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is no run at this path.
+        RunLockedError
+            Another process is writing the run.
+        StoreError
+            The run is damaged, was written by another version, or cannot be written.
+        """
+        path = Path(path).absolute()
+        if not writable:
+            return cls(path, None)
+        read_root(path)
+        with disk_errors(path):
+            lock = acquire(path)
+            try:
+                store = cls(path, lock)
+                store._recover()
+            except BaseException:
+                lock.release()
+                raise
+        return store
+
+    def close(self) -> None:
+        """Discard what was not committed, cut the arrays to what was, and give the lock back."""
+        lock, self._lock = self._lock, None
+        self._new_shots.clear()
+        self._new_frames.clear()
+        self._models = self._committed.models
+        if lock is not None:
+            try:
+                self._trim()
+            finally:
+                lock.release()
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the store."""
+        self.close()
+
+    @property
+    def committed(self) -> Committed:
+        """What exists, as far as this store has looked."""
+        return self._committed
+
+    @property
+    def n_shots(self) -> int:
+        """Number of shots with the uncommitted ones: the number that the next one gets."""
+        return self._committed.shots + len(self._new_shots)
+
+    @property
+    def system_xml(self) -> str:
+        """The simulated system as OpenMM serialised it."""
+        return (self.path / "system" / "system.xml").read_text(encoding="utf-8")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns of ``features``."""
+        return tuple(self._frames.attributes["features"])
+
+    @property
+    def cv_names(self) -> tuple[str, ...]:
+        """Names of the columns of ``cvs``."""
+        return tuple(self._frames.attributes["cvs"])
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the states, in the order of their indices."""
+        return tuple(self._shots.attributes["states"])
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the writer said about the run with its last commit, such as its state."""
+        return dict(restored(self._root["attributes"]["notes"]))
+
+    def refresh(self) -> Committed:
+        """Look again at what is committed; until the next call, everything read is of that moment."""
+        if self._lock is None:
+            self._root = read_root(self.path)
+            self._committed = read_committed(self._root)
+            self._models = self._committed.models
+        return self._committed
+
+    def shots(self, start: int = 0) -> dict[str, NDArray[Any]]:
+        """Return the committed shots from number ``start`` on, by column; only these rows are read."""
+        return self._shots.read(start, self._committed.shots)
+
+    def frames(self, start: int = 0) -> dict[str, NDArray[Any]]:
+        """Return the committed frames from row ``start`` on; only these rows are read.
+
+        Returns
+        -------
+        dict
+            ``features`` (n, d) float32, ``cvs`` (n, k) float32, ``shot`` (n,) int32 and ``offset`` (n,) int32, the
+            index of the frame relative to the shooting point.
+        """
+        return self._frames.read(start, self._committed.frames)
+
+    def append(self, shot: Mapping[str, Any], features: FloatArray, cvs: FloatArray, offsets: IntArray) -> int:
+        """Add a shot and its frames, in memory until the next `commit`.
+
+        Parameters
+        ----------
+        shot : a value for each of `SHOT_COLUMNS`
+        features : (n, d)
+        cvs : (n, k)
+        offsets : (n,) index of each frame relative to the shooting point
+
+        Returns
+        -------
+        int
+            The shot's number: its row in ``shots``.
+
+        Raises
+        ------
+        ValueError
+            Columns are missing or unknown, or the arrays do not line up.
+        """
+        self._require_writable()
+        if shot.keys() != SHOT_COLUMNS.keys():
+            wrong = ", ".join(sorted(shot.keys() ^ SHOT_COLUMNS.keys()))
+            raise ValueError(f"expected the {len(SHOT_COLUMNS)} columns of a shot; missing or unknown: {wrong}")
+        found, n = (np.shape(features), np.shape(cvs), np.shape(offsets)), len(offsets)
+        expected = ((n, len(self._frames.attributes["features"])), (n, len(self._frames.attributes["cvs"])), (n,))
+        if found != expected:
+            raise ValueError(f"expected features, cvs and offsets of shapes {expected}, got {found}")
+        row = np.array([tuple(shot[name] for name in SHOT_COLUMNS)], _SHOT).tobytes()
+        frames = np.array(features, np.float32), np.array(cvs, np.float32), np.array(offsets, np.int32)
+        self._new_shots.append(row)
+        self._new_frames.append(frames)
+        return self.n_shots - 1
+
+    def commit(self, notes: Mapping[str, Any] | None = None) -> None:
+        """Make all shots appended and models written since the last commit exist, in one step.
+
+        Parameters
+        ----------
+        notes : plain values that replace the run's `notes` in the same step; None leaves them
+
+        Raises
+        ------
+        StoreError
+            The disk is full or cannot be written. Nothing is lost while the store stays open: commit again.
+        """
+        self._require_writable()
+        before, n_frames = self._committed, sum(len(offsets) for _, _, offsets in self._new_frames)
+        after_notes = self._root["attributes"]["notes"] if notes is None else plain(notes)
+        unchanged = not self._new_shots and self._models == before.models
+        if unchanged and after_notes == self._root["attributes"]["notes"]:
+            return
+        after = Committed(shots=self.n_shots, frames=before.frames + n_frames, models=self._models)
+        with disk_errors(self.path, before.shots):
+            if self._new_shots:
+                shots = np.frombuffer(b"".join(self._new_shots), _SHOT)
+                self._shots.write(before.shots, {name: shots[name] for name in SHOT_COLUMNS}, self._scratch)
+                self._frames.write(before.frames, self._packed_frames(), self._scratch)
+            counts = {"committed": asdict(after), "notes": after_notes}
+            root = {**self._root, "attributes": {**self._root["attributes"], **counts}}
+            replace_json(self._zarr / "zarr.json", root, self._scratch)
+        self._root, self._committed = root, after
+        self._new_shots.clear()
+        self._new_frames.clear()
+
+    def adopt_trajectory(self, pending: str, shot: int) -> None:
+        """Give what `write_trajectory` wrote to a shot that is not committed yet, with which it comes to exist."""
+        self._require_writable()
+        if shot < self._committed.shots:
+            raise ValueError(f"expected a shot that is not committed yet (from {self._committed.shots} on), got {shot}")
+        with disk_errors(self.path, self._committed.shots):
+            (self.path / pending).rename(self._zarr / "trajectories" / str(shot))
+
+    def trajectory(self, shot: int) -> tuple[Float32Array, Float32Array | None]:
+        """Return positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, of a shot.
+
+        Raises
+        ------
+        StoreError
+            The shot does not exist or has no trajectory.
+        """
+        folder = self._zarr / "trajectories" / str(shot)
+        if not 0 <= shot < self.n_shots or not folder.is_dir():
+            raise StoreError(f"no trajectory of shot {shot} in {self.path}: it holds {self.n_shots} shots")
+        return read_path(folder)
+
+    def write_seed_path(self, chain: int, positions: Float32Array, box: Float32Array | None) -> None:
+        """Write, once and at once, the path a chain starts from; arrays as for `write_trajectory`."""
+        self._require_writable()
+        pending = write_trajectory(self.path, f"seed-{chain}", positions, box)
+        with disk_errors(self.path, self._committed.shots):
+            (self.path / pending).rename(self._zarr / "seeds" / str(chain))
+
+    def seed_path(self, chain: int) -> tuple[Float32Array, Float32Array | None]:
+        """Return positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, a chain started from.
+
+        Raises
+        ------
+        StoreError
+            The chain has no seed path.
+        """
+        folder = self._zarr / "seeds" / str(chain)
+        if not folder.is_dir():
+            raise StoreError(f"no seed path of chain {chain} in {self.path}: chains {self.seed_chains()} have one")
+        return read_path(folder)
+
+    def seed_chains(self) -> list[int]:
+        """Return the chains that have a seed path."""
+        return numbers(self._zarr / "seeds")
+
+    def write_model(self, version: int, data: bytes, report: Mapping[str, Any]) -> None:
+        """Write a model, which exists from the next `commit` on.
+
+        Parameters
+        ----------
+        version : above all versions before; models are never replaced
+        data : the model itself
+        report : plain values, nested if need be, and numeric arrays; `model_report` returns it
+        """
+        self._require_writable()
+        if version < self._models:
+            raise ValueError(f"expected a model version from {self._models} on, got {version}")
+        arrays = {name: value for name, value in report.items() if isinstance(value, np.ndarray)}
+        folder = self.path / f"pending/model-{uuid.uuid4().hex[:12]}"
+        with disk_errors(self.path, self._committed.shots):
+            create_group(folder, {name: value for name, value in report.items() if name not in arrays})
+            write_array(folder / "weights", np.frombuffer(data, np.uint8), ("byte",), {})
+            for name, array in arrays.items():
+                write_array(folder / name, array, tuple(f"{name}_{axis}" for axis in range(array.ndim)), {})
+            folder.rename(self._zarr / "models" / str(version))
+        self._models = version + 1
+
+    def model_versions(self) -> list[int]:
+        """Return the versions of the models that exist, in ascending order."""
+        return [version for version in numbers(self._zarr / "models") if version < self._models]
+
+    def model(self, version: int) -> bytes:
+        """Return the model itself.
+
+        Raises
+        ------
+        StoreError
+            There is no such model.
+        """
+        return self._read_model(version)[0]["weights"].tobytes()
+
+    def model_report(self, version: int) -> dict[str, Any]:
+        """Return the report written with a model.
+
+        Raises
+        ------
+        StoreError
+            There is no such model.
+        """
+        arrays, report = self._read_model(version)
+        return report | {name: array for name, array in arrays.items() if name != "weights"}
+
+    def log(self, event: str, **data: Any) -> None:
+        """Append a line of JSON to ``RUN/log.jsonl``: the unix time, the event, and its data as plain values."""
+        self._require_writable()
+        line = json.dumps(plain({"time": time.time(), "event": event, **data}), allow_nan=False)
+        with disk_errors(self.path, self._committed.shots), (self.path / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    @property
+    def _scratch(self) -> Path:
+        """Where metadata are written before they replace others."""
+        return self.path / "pending" / "zarr.json"
+
+    def _require_writable(self) -> None:
+        if self._lock is None:
+            raise StoreError(f"the run at {self.path} is not open for writing")
+
+    def _packed_frames(self) -> dict[str, NDArray[Any]]:
+        features, cvs, offsets = zip(*self._new_frames, strict=True)
+        shots = np.arange(self._committed.shots, self.n_shots)
+        return {
+            "features": np.concatenate(features),
+            "cvs": np.concatenate(cvs),
+            "shot": np.repeat(shots, [len(part) for part in offsets]),
+            "offset": np.concatenate(offsets),
+        }
+
+    def _read_model(self, version: int) -> tuple[dict[str, NDArray[Any]], Json]:
+        if version not in self.model_versions():
+            raise StoreError(f"no model {version} in {self.path}: there are {self.model_versions()}")
+        return read_group(self._zarr / "models" / str(version))
+
+    def _trim(self) -> None:
+        with disk_errors(self.path, self._committed.shots):
+            self._shots.trim(self._committed.shots, self._scratch)
+            self._frames.trim(self._committed.frames, self._scratch)
+
+    def _recover(self) -> None:
+        """Drop what was not committed."""
+        shutil.rmtree(self.path / "pending", ignore_errors=True)
+        (self.path / "pending").mkdir(exist_ok=True)
+        if not (self._shots.is_even and self._frames.is_even):
+            self._trim()
+        for kind, limit in (("trajectories", self._committed.shots), ("models", self._committed.models)):
+            for number in numbers(self._zarr / kind):
+                if number >= limit:
+                    shutil.rmtree(self._zarr / kind / str(number))
