@@ -1,0 +1,180 @@
+"""Transition path sampling as ask and tell: no input or output, no clock, no threads.
+
+``ask(chain)`` gives a trial to make, ``tell`` its outcome; in between other chains may be asked and told. Random
+numbers of a trial come from a generator seeded with (run seed, chain, step): a sampler restored from its chains
+goes on exactly as it would have, and there is no generator to store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from separatrix.chain import Choice, advance, choose_frame, failure_step, judge
+from separatrix.config import SamplingConfig
+from separatrix.records import ChainState, ChainStep, Density, FloatArray, Path, ShotOutcome, ShotTask
+from separatrix.selector import density_correction, selector_named
+
+
+class Model(Protocol):
+    """What the sampler asks of a committor model."""
+
+    @property
+    def version(self) -> int:
+        """Counts up with every training; 0 is the untrained model."""
+        ...
+
+    def q(self, features: FloatArray) -> FloatArray:
+        """Return effective logits (n,) of descriptors (n, d)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    task: ShotTask
+    choice: Choice
+    model: Model
+    density: Density
+    rng: np.random.Generator
+
+
+class Sampler:
+    """Monte Carlo chains in path space that share one committor model.
+
+    Parameters
+    ----------
+    config : selection and seed
+    chains : where each chain stands
+    model : committor model that selects from now on
+    density : density of the accepted frames along p_B under this model
+    """
+
+    def __init__(self, config: SamplingConfig, chains: Iterable[ChainState], model: Model, density: Density) -> None:
+        self._config = config
+        self._select = selector_named(config.selector)
+        self._chains = {state.chain: state for state in chains}
+        self._pending: dict[int, _Pending] = {}
+        self._weights: dict[int, tuple[FloatArray, FloatArray]] = {}
+        self.adopt(model, density)
+
+    @property
+    def model(self) -> Model:
+        """The model that selects now."""
+        return self._model
+
+    @property
+    def chains(self) -> tuple[ChainState, ...]:
+        """Where the chains stand."""
+        return tuple(self._chains.values())
+
+    def state_of(self, chain: int) -> ChainState:
+        """Return where one chain stands."""
+        return self._chains[chain]
+
+    @property
+    def in_flight(self) -> int:
+        """Number of trials asked and not yet told."""
+        return len(self._pending)
+
+    def adopt(self, model: Model, density: Density) -> None:
+        """Select with a new model from the next ``ask`` on; trials in flight keep the one they were asked with."""
+        self._model, self._density = model, density
+        self._weights.clear()
+
+    def idle_chain(self) -> int | None:
+        """Return the chain without a trial in flight that has made the fewest steps, or None."""
+        idle = [state for chain, state in self._chains.items() if chain not in self._pending]
+        return min(idle, key=lambda state: (state.step, state.chain)).chain if idle else None
+
+    def ask(self, chain: int) -> ShotTask:
+        """Choose a shooting point on the chain's path and return the trial to make.
+
+        Raises
+        ------
+        ValueError
+            If this chain has a trial in flight.
+        """
+        if chain in self._pending:
+            raise ValueError(f"chain {chain} has a trial in flight; tell its outcome first")
+        state = self._chains[chain]
+        rng = np.random.default_rng((self._config.seed, chain, state.step))
+        seed = int(rng.integers(2**63))
+        if chain not in self._weights:
+            q = self._interior_q(state.path, self._model)
+            self._weights[chain] = (q, self._weigh(q, self._density))
+        q, weights = self._weights[chain]
+        frame = choose_frame(weights, rng)
+        q_frame = float(q[frame - 1])
+        choice = Choice(
+            frame=frame,
+            weight_sum=float(weights.sum()),
+            q=q_frame,
+            # 2 p (1 - p), written so that it neither overflows nor cancels
+            p_transition=float(1.0 / (1.0 + np.cosh(np.clip(q_frame, -500, 500)))),
+        )
+        task = ShotTask(
+            chain=chain,
+            step=state.step,
+            snapshot=state.path.snapshot(frame),
+            seed=seed,
+            model=self._model.version,
+            frame=frame,
+        )
+        self._pending[chain] = _Pending(task, choice, self._model, self._density, rng)
+        return task
+
+    def tell(self, outcome: ShotOutcome, shot: int) -> ChainStep:
+        """Accept or reject a trial and move its chain on.
+
+        Both sums of the acceptance use the model version and density that selected the shooting point.
+
+        Parameters
+        ----------
+        shot : the row under which the trial is stored
+
+        Raises
+        ------
+        ValueError
+            If this trial was not asked for.
+        """
+        pending = self._take(outcome.chain, outcome.step)
+        state = self._chains[outcome.chain]
+        fresh: tuple[FloatArray, FloatArray] | None = None
+        new_sum = 0.0
+        if outcome.positions is not None:
+            q = np.asarray(pending.model.q(outcome.features[1:-1]), dtype=float)
+            fresh = q, self._weigh(q, pending.density)
+            new_sum = float(fresh[1].sum())
+        step = judge(state, pending.choice, outcome, new_sum, pending.rng)
+        self._chains[outcome.chain] = advance(state, step, pending.choice.frame, outcome, shot)
+        if step.accepted:
+            self._weights.pop(outcome.chain, None)
+            if fresh is not None and pending.model is self._model:
+                self._weights[outcome.chain] = fresh
+        return step
+
+    def tell_failure(self, chain: int, step: int) -> ChainStep:
+        """Record that no machine could finish a trial: the chain counts its old path once more."""
+        pending = self._take(chain, step)
+        state = self._chains[chain]
+        verdict = failure_step(state, pending.choice)
+        self._chains[chain] = advance(state, verdict, pending.choice.frame, None, -1)
+        return verdict
+
+    def _take(self, chain: int, step: int) -> _Pending:
+        pending = self._pending.get(chain)
+        if pending is None or pending.task.step != step:
+            raise ValueError(f"trial ({chain}, {step}) was not asked for, or was told before")
+        return self._pending.pop(chain)
+
+    def _interior_q(self, path: Path, model: Model) -> FloatArray:
+        return np.asarray(model.q(path.features[1:-1]), dtype=float)
+
+    def _weigh(self, q: FloatArray, density: Density) -> FloatArray:
+        weights = self._select(q, self._config.scale)
+        if self._config.density_correction and self._config.selector != "uniform":
+            weights = weights * density_correction(q, density)
+        return weights
