@@ -1,0 +1,137 @@
+"""Trains the next model from what a run has committed. Runs beside the session, in a process of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from separatrix.committor import Committor
+from separatrix.config import RunConfig, read_toml
+from separatrix.estimates import calibration, path_multiplicities
+from separatrix.records import Density, Reason
+from separatrix.selector import density_of
+from separatrix.store import Store
+from separatrix.trainer import TrainingReport, build_training_data, expected_efficiency, train
+
+DENSITY_PATHS = 200
+"""The density along p_B is taken over this many of the newest accepted paths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """A trained model as it is stored.
+
+    Attributes
+    ----------
+    data : the model's bytes
+    report : what the training gave, plain values and arrays
+    density : of the accepted frames along p_B under this model
+    """
+
+    version: int
+    data: bytes
+    report: dict[str, Any]
+    density: Density
+
+
+class Learner:
+    """Reads committed shots by cursor and trains on them.
+
+    A lesson depends on nothing but the committed rows, the model before and the configuration: repeated after a
+    crash, it gives the same model.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._config = RunConfig.from_data(read_toml(run / "config.toml"))
+        self._store = Store.open(run)
+        self._shots: dict[str, NDArray[Any]] = self._store.shots(0)
+        self._frames: dict[str, NDArray[Any]] = self._store.frames(0)
+
+    def learn(self, n_shots: int, version: int) -> Lesson:
+        """Train model ``version`` on the first ``n_shots`` shots, from model ``version - 1``."""
+        self._catch_up()
+        config = self._config.committor
+        shots = {name: column[:n_shots] for name, column in self._shots.items()}
+        in_range = self._frames["shot"] < n_shots
+        frames = {name: column[in_range] for name, column in self._frames.items()}
+        valid = shots["reason"] != Reason.FAILURE
+        transition = (shots["ends"][:, 0] != shots["ends"][:, 1]) & (shots["ends"] >= 0).all(axis=1)
+        efficiency = expected_efficiency(shots["p_transition"][valid], transition[valid], config.window)
+        previous = self._model(version - 1)
+        data = build_training_data(shots=shots, frames=frames, n_states=len(self._store.state_names), config=config)
+        model, report = train(
+            data,
+            previous,
+            seed=self._config.sampling.seed,
+            efficiency=efficiency,
+            version=version,
+            config=config,
+        )
+        density = self._density(model, shots, frames)
+        stored = self._report(report, density, shots)
+        return Lesson(version=version, data=model.to_bytes(), report=stored, density=density)
+
+    def _catch_up(self) -> None:
+        self._store.refresh()
+        for old, new in (
+            (self._shots, self._store.shots(len(self._shots["chain"]))),
+            (self._frames, self._store.frames(len(self._frames["shot"]))),
+        ):
+            for name, column in new.items():
+                old[name] = np.concatenate([old[name], column])
+
+    def _model(self, version: int) -> Committor:
+        if version == 0:
+            return Committor.untrained(self._store.feature_names, self._store.state_names)
+        return Committor.from_bytes(self._store.model(version))
+
+    def _density(
+        self, model: Committor, shots: Mapping[str, NDArray[Any]], frames: Mapping[str, NDArray[Any]]
+    ) -> Density:
+        multiplicity = path_multiplicities(shots["chain"], shots["accepted"])
+        paths = np.flatnonzero(multiplicity)[-DENSITY_PATHS:]
+        rows = np.flatnonzero(np.isin(frames["shot"], paths))
+        shot = frames["shot"][rows]
+        # The first and the last frame of a path lie in states and are never shot from.
+        interior = (np.diff(shot, prepend=-1) == 0) & (np.diff(shot, append=-1) == 0)
+        rows, shot = rows[interior], shot[interior]
+        if len(rows) == 0:
+            return Density()
+        return density_of(model.q(frames["features"][rows]), multiplicity[shot])
+
+    def _report(self, report: TrainingReport, density: Density, shots: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Return a training report as it is stored, with the calibration on held-out shooting points."""
+        plain = {field.name: getattr(report, field.name) for field in fields(report)}
+        known = np.isfinite(report.held_out_q)
+        rows = report.shot[known]
+        fit = calibration(report.held_out_q[known], shots["n_A"][rows], shots["n_B"][rows]) if known.any() else None
+        # n_shots counts rows of the run, failures included: the next training is due by it.
+        return plain | {
+            "validation_loss": report.validation_loss if math.isfinite(report.validation_loss) else None,
+            "n_shots": len(shots["chain"]),
+            "density": list(density.counts),
+            "calibration": None if fit is None else fit.as_dict(),
+        }
+
+
+_learner: Learner | None = None  # one per process, set by ``start_learner``
+
+
+def start_learner(run: Path) -> None:
+    """Open a run for this process's trainings; the initializer of the learner process."""
+    global _learner
+    _learner = Learner(run)
+
+
+def learn(n_shots: int, version: int) -> Lesson:
+    """Train a model in the learner process."""
+    if _learner is None:
+        raise RuntimeError("start_learner was not called in this process")
+    return _learner.learn(n_shots, version)

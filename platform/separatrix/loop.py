@@ -1,0 +1,369 @@
+"""The loop: ask, submit, tell, commit, train. The only writer of a run; single-threaded, driven by futures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from separatrix.committor import Committor
+from separatrix.config import RunConfig
+from separatrix.engine import read_atoms
+from separatrix.errors import SeedingStoppedError, SeparatrixError, StoreError
+from separatrix.executors import ProcessExecutor, SerialExecutor
+from separatrix.learner import Lesson, learn, start_learner
+from separatrix.observables import Observables
+from separatrix.preparing import choose_platform, ensure_seed_paths
+from separatrix.records import (
+    Reason,
+    RunState,
+    ShotFailure,
+    ShotOutcome,
+    ShotTask,
+    Status,
+)
+from separatrix.rows import kept_frames, restore_chains, restore_model, restore_status, shot_row
+from separatrix.sampler import Sampler
+from separatrix.seeding import SeedingProgress
+from separatrix.shooting import WorkerSpec, shoot, start_worker
+from separatrix.store import Store
+from separatrix.trainer import training_due
+
+COMMIT_INTERVAL = 1.0
+"""Seconds between commits: what a kill -9 can cost."""
+
+MAX_RETRIES = 3
+DRAIN_SECONDS = 5.0
+"""Time that shots in flight get to finish when a run is stopped."""
+
+_POLL_SECONDS = 0.2
+
+
+class Control:
+    """What other threads tell the loop."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._paused = self._stopped = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether the loop should hold."""
+        return self._paused
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the loop should end."""
+        return self._stopped
+
+    def pause(self) -> None:
+        """Ask the loop to hold after the shots in flight."""
+        self._set(paused=True)
+
+    def resume(self) -> None:
+        """Let the loop go on."""
+        self._set(paused=False)
+
+    def stop(self) -> None:
+        """Ask the loop to end."""
+        self._set(stopped=True)
+
+    def wait_while_paused(self) -> None:
+        """Block until resumed or stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or not self._paused)
+
+    def _set(self, *, paused: bool | None = None, stopped: bool | None = None) -> None:
+        with self._changed:
+            self._paused = self._paused if paused is None else paused
+            self._stopped = self._stopped if stopped is None else stopped
+            self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A trial in flight and how often a machine failed it."""
+
+    task: ShotTask
+    retries: int = 0
+
+
+class Loop:
+    """Runs one session until its target, a stop, or an error.
+
+    Parameters
+    ----------
+    store : opened for writing; closed when the loop ends
+    target : trials the run should hold in the end
+    workers : worker processes, 0 for none
+    platform : OpenMM platform, or "auto"
+    control : pause, resume, stop
+    """
+
+    _sampler: Sampler  # these three exist once the run is prepared
+    _shooters: Executor
+    _teacher: Executor
+
+    def __init__(
+        self, store: Store, config: RunConfig, target: int, workers: int, platform: str, control: Control
+    ) -> None:
+        self._store, self._config, self._control = store, config, control
+        self._workers, self._platform = workers, platform
+        self._flights: dict[Future[Any], _Flight] = {}
+        self._lesson: Future[Lesson] | None = None
+        self._last_lesson_shots = 0
+        self._executors: list[Executor] = []
+        self._last_commit = time.monotonic()
+        self._started: float | None = None  # None while nothing is sampled: seeding and pauses do not count
+        status = restore_status(store, target)
+        self._seconds_before = status.seconds
+        self._status = replace(status, target=target, workers=workers, state=RunState.RUNNING, message="")
+
+    @property
+    def status(self) -> Status:
+        """The latest snapshot; safe to read from any thread."""
+        return self._status
+
+    def run(self) -> None:
+        """Sample until done.
+
+        Raises
+        ------
+        SeparatrixError
+            What made it impossible to go on; everything up to the last commit is stored.
+        """
+        try:
+            self._prepare()
+            self._sample()
+            done = self._status.steps >= self._status.target
+            self._finish(RunState.FINISHED if done else RunState.STOPPED, "")
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._shut_down()
+            self._store.close()
+
+    # -- before the first shot -------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        config, store = self._config, self._store
+        store.log("started", target=self._status.target, workers=self._workers, pid=os.getpid())
+        observables = Observables(config, read_atoms(store.path / "system" / "topology.pdb"))
+        threads = max(1, (os.cpu_count() or 1) // max(1, self._workers))
+        self._update(message="measuring the platforms of this machine")
+        speed = choose_platform(store, config, self._platform, threads)
+        self._update(platform=speed.platform, raw_steps_per_second=speed.steps_per_second, state=RunState.SEEDING)
+        ensure_seed_paths(store, config, observables, speed.platform, threads, self._report_seeding)
+        model, density, self._last_lesson_shots = restore_model(store)
+        chains = restore_chains(store, observables, config.sampling.chains)
+        self._sampler = Sampler(config.sampling, chains, model, density)
+        self._start_executors(WorkerSpec(run=store.path, platform=speed.platform, threads=threads))
+        self._started = time.monotonic()
+        self._update(state=RunState.RUNNING, message="")
+
+    def _report_seeding(self, progress: SeedingProgress) -> None:
+        if self._control.stopped:
+            raise SeedingStoppedError("stopped while looking for a first transition path")
+        self._update(
+            message=f"looking for a first transition path: {progress.activity}, {progress.frames} frames, "
+            f"{progress.seconds:.0f} s of {self._config.seeding.time_limit:.0f} s, found {progress.found}"
+        )
+
+    def _start_executors(self, spec: WorkerSpec) -> None:
+        if self._workers == 0:
+            self._shooters = SerialExecutor(start_worker, (spec,))
+            self._teacher = SerialExecutor(start_learner, (spec.run,))
+        else:
+            self._shooters = ProcessExecutor(self._workers, start_worker, lambda worker: (spec,))
+            # The learner yields to the shooters: a late model costs little, an idle worker costs MD.
+            self._teacher = ProcessExecutor(1, start_learner, lambda worker: (spec.run,), niceness=10)
+        self._executors = [self._shooters, self._teacher]
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _sample(self) -> None:
+        while not self._control.stopped:
+            if self._control.paused:
+                self._hold()
+                continue
+            self._learn()
+            self._fill()
+            if not self._flights:
+                break
+            self._harvest(_POLL_SECONDS)
+            if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
+                self._commit()
+        if self._control.stopped:
+            self._drain()
+        elif self._lesson is not None:
+            wait([self._lesson])
+            self._adopt_lesson()
+
+    def _fill(self) -> None:
+        """Keep every worker busy, and one trial waiting for each, as far as chains and target allow."""
+        capacity = max(1, 2 * self._workers)
+        while len(self._flights) < capacity and self._status.steps + len(self._flights) < self._status.target:
+            chain = self._sampler.idle_chain()
+            if chain is None:
+                return
+            self._submit(_Flight(self._sampler.ask(chain)))
+
+    def _submit(self, flight: _Flight) -> None:
+        self._flights[self._shooters.submit(shoot, flight.task)] = flight
+
+    def _harvest(self, timeout: float) -> None:
+        waiting: list[Future[Any]] = [*self._flights]
+        if self._lesson is not None:
+            waiting.append(self._lesson)
+        done, _ = wait(waiting, timeout=timeout, return_when=FIRST_COMPLETED)
+        for future in [future for future in self._flights if future in done]:
+            flight = self._flights.pop(future)
+            try:
+                result = future.result()
+            except (BrokenExecutor, CancelledError) as error:
+                result = ShotFailure(task=flight.task, error=f"the worker process died: {error}", traceback="")
+            if isinstance(result, ShotFailure):
+                self._fail_shot(flight, result)
+            else:
+                self._tell(flight, result)
+
+    def _tell(self, flight: _Flight, outcome: ShotOutcome) -> None:
+        shot = self._store.n_shots
+        parent = self._sampler.state_of(outcome.chain).path.shot
+        if outcome.trajectory is not None:
+            self._store.adopt_trajectory(outcome.trajectory, shot)
+        verdict = self._sampler.tell(outcome, shot)
+        keep = kept_frames(outcome)
+        row = shot_row(flight.task, parent, verdict, flight.retries, outcome)
+        self._store.append(row, outcome.features[keep], outcome.cvs[keep], keep - outcome.shooting_frame)
+        self._count(row)
+
+    def _fail_shot(self, flight: _Flight, failure: ShotFailure) -> None:
+        task = flight.task
+        self._store.log(
+            "failure",
+            chain=task.chain,
+            step=task.step,
+            seed=task.seed,
+            attempt=flight.retries + 1,
+            error=failure.error,
+            traceback=failure.traceback,
+        )
+        if failure.error.startswith(StoreError.__name__):
+            raise StoreError(failure.error.partition(": ")[2])
+        if flight.retries < MAX_RETRIES:
+            self._update(failures=self._status.failures + 1, message=f"retrying a failed shot: {failure.error}")
+            self._submit(_Flight(task, flight.retries + 1))
+            return
+        parent = self._sampler.state_of(task.chain).path.shot
+        verdict = self._sampler.tell_failure(task.chain, task.step)
+        row = shot_row(task, parent, verdict, flight.retries, None)
+        nothing = np.zeros(0, dtype=np.int32)
+        n_features, n_cvs = len(self._store.feature_names), len(self._store.cv_names)
+        self._store.append(row, np.zeros((0, n_features), np.float32), np.zeros((0, n_cvs), np.float32), nothing)
+        self._count(row)
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        status = self._status
+        first, last = row["ends"]
+        self._update(
+            steps=status.steps + 1,
+            transitions=status.transitions + int(first != last and min(first, last) >= 0),
+            expected_transitions=status.expected_transitions + row["p_transition"],
+            accepted=status.accepted + int(row["accepted"]),
+            failures=status.failures + int(row["reason"] == Reason.FAILURE),
+            md_steps=status.md_steps + row["md_steps"],
+            busy=min(len(self._flights), max(1, self._workers)),
+        )
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def _learn(self) -> None:
+        if self._lesson is not None and self._lesson.done():
+            self._adopt_lesson()
+        if self._lesson is None and training_due(self._store.n_shots, self._last_lesson_shots):
+            self._commit()
+            self._last_lesson_shots = self._store.n_shots
+            version = self._sampler.model.version + 1
+            self._lesson = self._teacher.submit(learn, self._last_lesson_shots, version)
+            if self._lesson.done():
+                self._adopt_lesson()
+
+    def _adopt_lesson(self) -> None:
+        assert self._lesson is not None
+        finished, self._lesson = self._lesson, None
+        try:
+            lesson = finished.result()
+        except Exception as error:
+            # A failed training leaves the old model in charge: sampling stays correct, only less efficient.
+            self._store.log(
+                "training failed", n_shots=self._last_lesson_shots, error=f"{type(error).__name__}: {error}"
+            )
+            self._update(message=f"training failed: {error}")
+            return
+        self._store.write_model(lesson.version, lesson.data, lesson.report)
+        self._sampler.adopt(Committor.from_bytes(lesson.data), lesson.density)
+        self._update(model_version=lesson.version, validation_loss=lesson.report["validation_loss"])
+
+    # -- holding and ending ----------------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        while self._flights:
+            self._harvest(_POLL_SECONDS)
+        self._seconds_before = self._seconds()
+        self._started = None
+        self._commit(state=RunState.PAUSED)
+        self._control.wait_while_paused()
+        self._started = time.monotonic()
+        self._update(state=RunState.RUNNING)
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self._flights and time.monotonic() < deadline:
+            self._harvest(max(0.0, deadline - time.monotonic()))
+
+    def _finish(self, state: RunState, message: str) -> None:
+        self._commit(state=state, message=message)
+        self._store.log(state.value, steps=self._status.steps)
+
+    def _fail(self, error: BaseException) -> None:
+        """Record why the run ended; a disk that is full may refuse even that, and must not hide the first error."""
+        message = str(error) if isinstance(error, SeparatrixError) else f"{type(error).__name__}: {error}"
+        state = RunState.STOPPED if isinstance(error, SeedingStoppedError) else RunState.FAILED
+        self._status = replace(self._status, state=state, message=message)
+        with contextlib.suppress(SeparatrixError):
+            self._finish(state, message)
+
+    def _shut_down(self) -> None:
+        for executor in self._executors:
+            executor.shutdown(wait=False)
+
+    def _commit(self, **changes: Any) -> None:
+        self._update(seconds=self._seconds(), **changes)
+        status = self._status
+        self._store.commit(
+            {
+                "state": status.state.value,
+                "target": status.target,
+                "seconds": status.seconds,
+                "platform": status.platform,
+                "raw_steps_per_second": status.raw_steps_per_second,
+                "workers": status.workers,
+                "message": status.message,
+            }
+        )
+        self._last_commit = time.monotonic()
+
+    def _seconds(self) -> float:
+        return self._seconds_before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def _update(self, **changes: Any) -> None:
+        self._status = replace(self._status, **({"seconds": self._seconds()} | changes))

@@ -1,0 +1,85 @@
+"""What a run needs before its first shot: the fastest platform, and a first path for every chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from separatrix.config import RunConfig
+from separatrix.engine import PlatformSpeed, measure_platforms, platform_properties
+from separatrix.errors import EngineError
+from separatrix.observables import Observables
+from separatrix.records import Snapshot
+from separatrix.seeding import SeedingProgress, find_first_paths
+from separatrix.store import Store
+from separatrix.systems import build_system
+
+MAX_SEED_PATHS = 4
+"""Different first paths looked for; further chains share them."""
+
+_MEASURE_SECONDS = 1.0
+
+
+def choose_platform(store: Store, config: RunConfig, platform: str, threads: int) -> PlatformSpeed:
+    """Time the platforms on this very system and return the fastest.
+
+    Parameters
+    ----------
+    platform : OpenMM platform, or "auto" for all that are there
+    threads : threads of the CPU platform
+
+    Raises
+    ------
+    EngineError
+        If none can run the system.
+    """
+    speeds = measure_platforms(
+        store.system_xml, config, _any_snapshot(store, config), threads=threads, seconds=_MEASURE_SECONDS, only=platform
+    )
+    best = speeds[0]
+    if best.error:
+        problems = "; ".join(f"{speed.platform}: {speed.error}" for speed in speeds)
+        raise EngineError(f"no platform can run this system: {problems}")
+    store.log("platform", chosen=best.platform, steps_per_second={s.platform: s.steps_per_second for s in speeds})
+    return best
+
+
+def ensure_seed_paths(
+    store: Store,
+    config: RunConfig,
+    observables: Observables,
+    platform: str,
+    threads: int,
+    report: Callable[[SeedingProgress], None],
+) -> None:
+    """Find and store a first path for every chain that has none.
+
+    Raises
+    ------
+    SeedingError
+        If none was found.
+    """
+    n_chains = config.sampling.chains
+    missing = sorted(set(range(n_chains)) - set(store.seed_chains()))
+    if not missing:
+        return
+    paths = find_first_paths(
+        store.system_xml,
+        config,
+        observables,
+        build_system(config).starts,
+        platform=platform,
+        properties=platform_properties(platform, threads),
+        n_paths=min(n_chains, MAX_SEED_PATHS),
+        report=report,
+    )
+    for chain in missing:
+        path = paths[chain % len(paths)]
+        store.write_seed_path(chain, path.positions, path.box)
+        store.log("seed path", chain=chain, method=path.method, n_frames=len(path.positions))
+
+
+def _any_snapshot(store: Store, config: RunConfig) -> Snapshot:
+    if chains := store.seed_chains():
+        positions, box = store.seed_path(chains[0])
+        return Snapshot(positions=positions[0], box=None if box is None else box[0])
+    return next(iter(build_system(config).starts.values()))

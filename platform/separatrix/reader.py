@@ -1,0 +1,239 @@
+"""A run, read-only: what notebooks, pages and `separatrix show` see. Follows a live run by cursor, takes no lock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from separatrix.committor import Committor
+from separatrix.config import RunConfig, read_toml
+from separatrix.engine import read_atoms
+from separatrix.errors import StoreError
+from separatrix.observables import Observables
+from separatrix.records import FloatArray, Reason, RunState, Status
+from separatrix.rows import restore_status
+from separatrix.store import SHOT_COLUMNS, Store, is_locked
+
+
+class Reader:
+    """Reads one run.
+
+    Properties look at the disk anew each time, so a reader of a live run is never behind its last commit; what was
+    read once is kept, and only new rows are fetched.
+
+    Parameters
+    ----------
+    path : folder of the run
+
+    Raises
+    ------
+    RunNotFoundError
+        If there is no run.
+    StoreError
+        If it is damaged or of another version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.folder = Path(path).absolute()
+        self._store = Store.open(self.folder)
+        where = self.folder / "config.toml"
+        self.config = RunConfig.from_data(read_toml(where), where=str(where))
+        self.observables = Observables(self.config, read_atoms(self.folder / "system" / "topology.pdb"))
+        self._tables: dict[str, dict[str, NDArray[Any]]] = {}
+        self._models: dict[int, Committor] = {}
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the states, in the order of their indices."""
+        return self._store.state_names
+
+    @property
+    def shots(self) -> xr.Dataset:
+        """Every committed trial: one row each, in the order in which they were told; the row is the shot's number.
+
+        Variables are those of the store (``shots["chain"]``, ``shots["q"]``, ...); ``ends`` is (shot, end), and
+        ``reason`` is in words.
+        """
+        columns = self._follow("shots")
+        data: dict[str, Any] = {}
+        for name, column in columns.items():
+            _, units, meaning = SHOT_COLUMNS[name]
+            dims = ("shot", "end")[: column.ndim]
+            if name == "reason":
+                labels = np.array([reason.label for reason in Reason])
+                column = labels[column]
+            data[name] = (dims, column, {"units": units, "long_name": meaning})
+        return xr.Dataset(data, coords={"shot": np.arange(len(columns["chain"]))}, attrs={"states": self.state_names})
+
+    @property
+    def frames(self) -> xr.Dataset:
+        """Kept frames of all shots: ``cvs`` (frame, cv), ``features`` (frame, feature), ``shot``, ``offset``.
+
+        ``offset`` counts frames from the shooting point: below 0 the backward half, above 0 the forward half, of the
+        trial as stored.
+        """
+        columns = self._follow("frames")
+        return xr.Dataset(
+            {
+                "cvs": (("frame", "cv"), columns["cvs"]),
+                "features": (("frame", "feature"), columns["features"]),
+                "shot": ("frame", columns["shot"]),
+                "offset": ("frame", columns["offset"]),
+            },
+            coords={"cv": list(self._store.cv_names), "feature": list(self._store.feature_names)},
+            attrs={"states": self.state_names},
+        )
+
+    @property
+    def model_versions(self) -> list[int]:
+        """Versions of the committor models that exist, oldest first; version 0, the untrained one, is not stored."""
+        self._store.refresh()
+        return self._store.model_versions()
+
+    def model(self, version: int | None = None) -> Committor:
+        """Return a committor model, the newest by default.
+
+        Raises
+        ------
+        StoreError
+            If there is no such version.
+        """
+        versions = self.model_versions
+        if version is None:
+            version = versions[-1] if versions else 0
+        if version not in self._models:
+            if version == 0:
+                self._models[0] = Committor.untrained(self._store.feature_names, self._store.state_names)
+            else:
+                self._models[version] = Committor.from_bytes(self._store.model(version))
+        return self._models[version]
+
+    def model_report(self, version: int) -> dict[str, Any]:
+        """Return what the training of a version gave: losses, learning rate, efficiency factor, calibration."""
+        self._store.refresh()
+        return self._store.model_report(version)
+
+    def path_positions(self, shot: int) -> tuple[FloatArray, FloatArray | None]:
+        """Return positions (n_frames, n_atoms, 3) nm and box (n_frames, 3, 3) nm or None of a transition."""
+        self._store.refresh()
+        return self._store.trajectory(shot)
+
+    def path_trajectory(self, positions: FloatArray, box: FloatArray | None) -> mdtraj.Trajectory:
+        """Return positions as an MDTraj trajectory with this run's topology and time axis (ps)."""
+        topology = mdtraj.load_topology(str(self.folder / "system" / "topology.pdb"))
+        spacing = self.config.sampling.stride * self.config.system.timestep / 1000.0
+        trajectory = mdtraj.Trajectory(positions, topology, time=np.arange(len(positions)) * spacing)
+        if box is not None:
+            trajectory.unitcell_vectors = box
+        return trajectory
+
+    def path(self, shot: int) -> mdtraj.Trajectory:
+        """Return the path of a shot, from the lower-indexed to the higher-indexed state.
+
+        Raises
+        ------
+        StoreError
+            If the shot is no transition (only those are stored) or does not exist.
+        """
+        return self.path_trajectory(*self.path_positions(shot))
+
+    def committor(self, positions_nm: ArrayLike, box: ArrayLike | None = None) -> FloatArray:
+        """Return p_B (n,) of configurations, by the newest model.
+
+        Parameters
+        ----------
+        positions_nm : (n, n_atoms, 3), nm
+        box : (n, 3, 3), nm, or None without periodic boundaries
+        """
+        positions = np.asarray(positions_nm, dtype=np.float32)
+        n_atoms = self.observables.n_atoms
+        if positions.ndim != 3 or positions.shape[1:] != (n_atoms, 3):
+            raise ValueError(f"expected positions of shape (n, {n_atoms}, 3) nm, got {positions.shape}")
+        vectors = None if box is None else np.asarray(box, dtype=np.float32)
+        return self.predict(self.observables.features(positions, vectors))
+
+    def predict(self, features: ArrayLike) -> FloatArray:
+        """Return p_B (n,) of descriptors (n, d) in the order of ``frames["feature"]``, by the newest model."""
+        values = np.asarray(features, dtype=np.float32)
+        expected = len(self._store.feature_names)
+        if values.ndim != 2 or values.shape[1] != expected:
+            raise ValueError(f"expected descriptors of shape (n, {expected}), got {values.shape}")
+        return self.model().p_B(values)
+
+    def status(self) -> Status:
+        """Return how the run stands by its last commit."""
+        self._store.refresh()
+        status = restore_status(self._store, self.config.sampling.steps)
+        live = status.state in (RunState.RUNNING, RunState.SEEDING, RunState.PAUSED)
+        if live and not is_locked(self.folder):
+            return replace(status, state=RunState.INTERRUPTED)
+        return status
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``separatrix show --json`` prints."""
+        status = self.status()
+        report = self.model_report(status.model_version) if status.model_version else {}
+        return {
+            "path": str(self.folder),
+            "system": self.config.system.kind,
+            "state": status.state.value,
+            "steps": status.steps,
+            "target": status.target,
+            "transitions": status.transitions,
+            "expected_transitions": status.expected_transitions,
+            "accepted": status.accepted,
+            "failures": status.failures,
+            "yield": status.yield_,
+            "md_steps": status.md_steps,
+            "seconds": status.seconds,
+            "md_steps_per_second": status.md_steps_per_second,
+            "raw_md_steps_per_second": status.raw_steps_per_second,
+            "platform": status.platform,
+            "model_version": status.model_version,
+            "validation_loss": status.validation_loss,
+            "calibration": report.get("calibration"),
+            "message": status.message,
+        }
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the events of the run, oldest first; a line cut short by a crash is left out."""
+        events = []
+        try:
+            text = (self.folder / "log.jsonl").read_text()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{self.folder / 'log.jsonl'}: cannot be read: {error.strerror}") from error
+        for line in text.splitlines():
+            try:
+                events.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return events
+
+    def _follow(self, table: str) -> Mapping[str, NDArray[Any]]:
+        """Return a table of the store, fetching only the rows that are new."""
+        self._store.refresh()
+        read = self._store.shots if table == "shots" else self._store.frames
+        known = self._tables.get(table)
+        if known is None:
+            self._tables[table] = read(0)
+        else:
+            n_known = len(next(iter(known.values())))
+            new = read(n_known)
+            if len(next(iter(new.values()))):
+                self._tables[table] = {name: np.concatenate([known[name], new[name]]) for name in known}
+        return self._tables[table]
+
+
+def read(path: Path | str) -> Reader:
+    """Open a run for reading."""
+    return Reader(path)

@@ -1,0 +1,146 @@
+"""How trials become rows of a run, and how rows become chains, model and status again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from separatrix.committor import Committor
+from separatrix.observables import Observables
+from separatrix.records import (
+    NO_STATE,
+    ChainState,
+    ChainStep,
+    Density,
+    Path,
+    Reason,
+    RunState,
+    ShotOutcome,
+    ShotTask,
+    Status,
+)
+from separatrix.store import Store
+
+THINNED_FRAMES = 50
+"""Frames kept of each half of a trial that is no transition."""
+
+
+def kept_frames(outcome: ShotOutcome) -> NDArray[np.int32]:
+    """Return the indices of the frames a run keeps: all of a transition, else at most 50 of each half.
+
+    The shooting point and the ends are always kept; descriptors of every frame would be dear in water.
+    """
+    middle, last = outcome.shooting_frame, outcome.n_frames - 1
+    if outcome.is_transition:
+        return np.arange(last + 1, dtype=np.int32)
+    before = np.unique(np.linspace(0, middle - 1, min(middle, THINNED_FRAMES)).round().astype(np.int32))
+    after = np.unique(np.linspace(middle + 1, last, min(last - middle, THINNED_FRAMES)).round().astype(np.int32))
+    return np.concatenate([before, [middle], after]).astype(np.int32)
+
+
+def shot_row(
+    task: ShotTask, parent: int, verdict: ChainStep, retries: int, outcome: ShotOutcome | None
+) -> dict[str, Any]:
+    """Return the stored row of one trial; without an outcome, that of a trial no machine could finish."""
+    ends = outcome.ends if outcome is not None else (NO_STATE, NO_STATE)
+    return {
+        "chain": task.chain,
+        "step": task.step,
+        "model": task.model,
+        "frame": task.frame,
+        "parent": parent,
+        "q": verdict.q,
+        "p_transition": verdict.p_transition,
+        "n_A": ends.count(0),
+        "n_B": ends.count(1),
+        "ends": ends,
+        "accepted": verdict.accepted,
+        "reason": int(verdict.reason),
+        "p_acc": verdict.p_acc,
+        "burn_in": verdict.burn_in,
+        "n_frames": outcome.n_frames if outcome is not None else 0,
+        "shooting_frame": outcome.shooting_frame if outcome is not None else NO_STATE,
+        "md_steps": outcome.md_steps if outcome is not None else 0,
+        "seconds": outcome.seconds if outcome is not None else 0.0,
+        "seed": task.seed,
+        "retries": retries,
+        "time": time.time(),
+    }
+
+
+def restore_chains(store: Store, observables: Observables, n_chains: int) -> tuple[ChainState, ...]:
+    """Return every chain as it stood at the last commit.
+
+    Raises
+    ------
+    StoreError
+        If a path that a chain stands on is missing.
+    """
+    shots = store.shots()
+    return tuple(_restore_chain(store, observables, shots, chain) for chain in range(n_chains))
+
+
+def _restore_chain(store: Store, observables: Observables, shots: dict[str, np.ndarray], chain: int) -> ChainState:
+    rows = np.flatnonzero(shots["chain"] == chain)
+    accepted = rows[shots["accepted"][rows]]
+    if len(accepted) == 0:
+        positions, box = store.seed_path(chain)
+        shot, shared_frame = -1, -1
+    else:
+        shot = int(accepted[-1])
+        shared_frame = int(shots["shooting_frame"][shot])
+        positions, box = store.trajectory(shot)
+    parents = shots["parent"][accepted]
+    grown = accepted[parents >= 0]
+    fresh = shots["frame"][grown] != shots["shooting_frame"][shots["parent"][grown]]
+    path = Path(
+        shot=shot,
+        positions=positions,
+        box=box,
+        features=observables.features(positions, box),
+        shared_frame=shared_frame,
+    )
+    return ChainState(chain=chain, step=len(rows), path=path, equilibrated=bool(fresh.any()))
+
+
+def restore_model(store: Store) -> tuple[Committor, Density, int]:
+    """Return the newest model, the density under it, and the number of shots it was trained on.
+
+    A run without a model gets the untrained one, which sees p = 1/2 everywhere.
+    """
+    versions = store.model_versions()
+    if not versions:
+        return Committor.untrained(store.feature_names, store.state_names), Density(), 0
+    report = store.model_report(versions[-1])
+    model = Committor.from_bytes(store.model(versions[-1]))
+    model.check_columns(store.feature_names)
+    return model, Density(counts=tuple(report["density"])), int(report["n_shots"])
+
+
+def restore_status(store: Store, target: int) -> Status:
+    """Return the status of a run as its committed rows and notes give it."""
+    shots = store.shots()
+    notes = store.notes
+    versions = store.model_versions()
+    report = store.model_report(versions[-1]) if versions else {}
+    ends = shots["ends"]
+    return Status(
+        state=RunState(notes.get("state", RunState.NEW)),
+        steps=len(ends),
+        target=int(notes.get("target", target)),
+        transitions=int(((ends[:, 0] != ends[:, 1]) & (ends >= 0).all(axis=1)).sum()),
+        expected_transitions=float(shots["p_transition"].sum()),
+        accepted=int(shots["accepted"].sum()),
+        failures=int(shots["retries"].sum() + (shots["reason"] == Reason.FAILURE).sum()),
+        md_steps=int(shots["md_steps"].sum()),
+        seconds=float(notes.get("seconds", 0.0)),
+        raw_steps_per_second=float(notes.get("raw_steps_per_second", 0.0)),
+        platform=str(notes.get("platform", "")),
+        workers=int(notes.get("workers", 0)),
+        model_version=versions[-1] if versions else 0,
+        validation_loss=report.get("validation_loss"),
+        message=str(notes.get("message", "")),
+    )

@@ -1,0 +1,212 @@
+"""A run as an object: started, paused, resumed and stopped, in the foreground or in the background."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from separatrix.config import RunConfig, read_toml
+from separatrix.engine import atoms_of, serialize
+from separatrix.errors import ConfigError, SeparatrixError
+from separatrix.loop import Control, Loop
+from separatrix.observables import Observables
+from separatrix.progress import ProgressDisplay
+from separatrix.reader import Reader
+from separatrix.records import Status
+from separatrix.store import Store
+from separatrix.systems import build_system, resolve
+
+
+class Session:
+    """One run: samples, learns and stores, and can be watched while it does.
+
+    Use `Session.create` for a new run and `Session.open` for one that is there. Any number of sessions may look at a
+    run; only one at a time may run it, on whatever machine.
+
+    Parameters
+    ----------
+    path : folder of the run
+
+    Examples
+    --------
+    >>> session = Session.create("runs/ala", {"system": {"kind": "alanine-dipeptide"}})  # doctest: +SKIP
+    >>> session.run(steps=1000)  # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).absolute()
+        self.reader = Reader(self.path)
+        self.config = self.reader.config
+        self._thread: threading.Thread | None = None
+        self._control = Control()
+        self._loop: Loop | None = None
+        self._error: BaseException | None = None
+
+    @classmethod
+    def create(
+        cls, path: Path | str, config: RunConfig | Mapping[str, Any] | Path | str, *, where: str = "configuration"
+    ) -> Self:
+        """Make a new run; nothing is simulated yet.
+
+        Parameters
+        ----------
+        path : folder that does not exist yet, or is empty
+        config : a configuration, plain data, or the path of a TOML file
+        where : what to call plain data in error messages
+
+        Raises
+        ------
+        ConfigError
+            If the configuration is wrong; nothing is written then.
+        RunExistsError
+            If there is something at this path.
+        """
+        resolved = cls.resolve(config, where=where)
+        system = build_system(resolved)
+        observables = Observables(resolved, atoms_of(system.topology))
+        observables.check_starts(system.starts)
+        system_xml, topology_pdb = serialize(system.openmm_system, system.topology, next(iter(system.starts.values())))
+        store = Store.create(
+            path,
+            config_toml=resolved.to_toml(),
+            system_xml=system_xml,
+            topology_pdb=topology_pdb,
+            feature_names=observables.descriptors.names,
+            cv_names=observables.columns.names,
+            state_names=observables.states.names,
+        )
+        store.log("created", config=resolved.content_hash)
+        store.close()
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Open a run that is there.
+
+        Raises
+        ------
+        RunNotFoundError
+            If there is none at this path.
+        """
+        return cls(path)
+
+    @staticmethod
+    def resolve(config: RunConfig | Mapping[str, Any] | Path | str, *, where: str = "configuration") -> RunConfig:
+        """Return a whole configuration: what is given, and the catalogue's values for the rest.
+
+        Raises
+        ------
+        ConfigError
+            If it is wrong.
+        """
+        if isinstance(config, RunConfig):
+            return resolve(config.model_dump(mode="json", exclude_none=True), where=where)
+        if isinstance(config, Mapping):
+            return resolve(config, where=where)
+        return resolve(read_toml(Path(config)), where=str(config))
+
+    @property
+    def status(self) -> Status:
+        """An immutable picture of the run, as fresh as can be had."""
+        return self._loop.status if self._loop is not None else self.reader.status()
+
+    def run(
+        self, steps: int | None = None, *, workers: int | None = None, platform: str = "auto", progress: bool = True
+    ) -> Status:
+        """Sample until the run holds ``steps`` Monte Carlo steps in total, and return how it stands then.
+
+        Parameters
+        ----------
+        steps : trials summed over chains, those already stored included; ``sampling.steps`` by default
+        workers : worker processes; by default one per core, but no more than chains; 0 samples in this process,
+            reproducibly shot by shot
+        platform : OpenMM platform, or "auto" for the fastest on this system
+        progress : show a progress display
+
+        Raises
+        ------
+        SeparatrixError
+            If the run cannot start or go on; what is stored stays stored.
+        KeyboardInterrupt
+            After Ctrl-C, when everything is committed.
+        """
+        self.start(steps, workers=workers, platform=platform)
+        try:
+            if progress:
+                with ProgressDisplay(lambda: self.status):
+                    self.wait()
+            else:
+                self.wait()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        return self.status
+
+    def start(self, steps: int | None = None, *, workers: int | None = None, platform: str = "auto") -> None:
+        """Sample in the background; the parameters are those of `run`.
+
+        Raises
+        ------
+        SeparatrixError
+            If the session is running already, or another process writes this run.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise SeparatrixError(f"{self.path} is running already; pause or stop it first")
+        if steps is not None and steps < 0:
+            raise ConfigError(f"steps: expected 0 or more, got {steps}")
+        if workers is not None and workers < 0:
+            raise ConfigError(f"workers: expected 0 (in this process) or more, got {workers}")
+        target = self.config.sampling.steps if steps is None else steps
+        if workers is None:
+            workers = min(os.cpu_count() or 1, self.config.sampling.chains)
+        self._control, self._error = Control(), None
+        store = Store.open(self.path, writable=True)
+        self._loop = Loop(store, self.config, target, workers, platform, self._control)
+        self._thread = threading.Thread(target=self._work, args=(self._loop,), name=f"session {self.path.name}")
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Finish the shots in flight, commit, and wait for `resume`; the workers stay alive."""
+        self._control.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._control.resume()
+
+    def stop(self) -> None:
+        """Commit, end the workers and wait until that is done; shots in flight get a few seconds to finish."""
+        self._control.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until sampling has ended; return whether it has.
+
+        Raises
+        ------
+        SeparatrixError
+            What ended it, if that was an error.
+        """
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return True
+
+    def _work(self, loop: Loop) -> None:
+        # Ctrl-C reaches the whole process group. Worker processes inherit this thread's mask and so ignore it:
+        # the session alone decides what becomes of them.
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            loop.run()
+        except BaseException as error:
+            self._error = error
