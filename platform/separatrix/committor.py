@@ -115,6 +115,7 @@ class Committor:
     version : how often it was trained; 0 is the untrained model, which predicts q = 0 everywhere
     mean, inverse_scale : (d,) float32; inputs are ``(features - mean) * inverse_scale``, 0 for a constant column
     weights : matrices (n_members, n_in, n_out) and biases (n_members, 1, n_out) in turn, layer by layer
+    penalty : strength of the penalty on columns that the next training starts from; 0 for the untrained model
     """
 
     columns: tuple[str, ...]
@@ -123,6 +124,7 @@ class Committor:
     mean: Tensor
     inverse_scale: Tensor
     weights: tuple[Tensor, ...]
+    penalty: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not fit together."""
@@ -240,7 +242,13 @@ class Committor:
         tensors = {"mean": self.mean, "inverse_scale": self.inverse_scale}
         for layer, (matrix, bias) in enumerate(zip(self.weights[::2], self.weights[1::2], strict=True)):
             tensors |= {f"layer{layer:02}.matrix": matrix, f"layer{layer:02}.bias": bias}
-        about = {"format": FORMAT, "columns": self.columns, "states": self.states, "version": self.version}
+        about = {
+            "format": FORMAT,
+            "columns": self.columns,
+            "states": self.states,
+            "version": self.version,
+            "penalty": self.penalty,
+        }
         # A single key: the order of several is not defined.
         metadata = {"separatrix": json.dumps(about)}
         return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
@@ -266,6 +274,7 @@ class Committor:
                 mean=tensors["mean"],
                 inverse_scale=tensors["inverse_scale"],
                 weights=tuple(tensors[name] for name in names),
+                penalty=float(about["penalty"]),
             )
         except (SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
             raise StoreError(

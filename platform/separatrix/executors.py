@@ -24,7 +24,7 @@ class SerialExecutor(Executor):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a future carries whatever its task raised
             future.set_exception(error)
         return future
 
@@ -59,6 +59,11 @@ class ProcessExecutor(Executor):
         self._idle = list(range(workers))
         self._closed = False
 
+    def warm_up(self) -> None:
+        """Start the processes now instead of with their first tasks."""
+        for pool in self._pools:
+            pool.submit(int)
+
     @property
     def busy(self) -> int:
         """Number of workers at work now."""
@@ -69,7 +74,7 @@ class ProcessExecutor(Executor):
     def process_ids(self) -> tuple[int, ...]:
         """Process numbers of the workers started so far."""
         with self._lock:
-            return tuple(pid for pool in self._pools for pid in (pool._processes or {}))
+            return tuple(pid for pool in self._pools for pid in _processes(pool))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Queue a task; an idle worker takes it at once."""
@@ -94,7 +99,7 @@ class ProcessExecutor(Executor):
             pools = list(self._pools)
         for pool in pools:
             if not wait:
-                for process in list((pool._processes or {}).values()):
+                for process in _processes(pool).values():
                     process.kill()
             pool.shutdown(wait=wait, cancel_futures=cancel_futures)
 
@@ -138,6 +143,11 @@ class ProcessExecutor(Executor):
             future.set_exception(error)
         else:
             future.set_result(result)
+
+
+def _processes(pool: ProcessPoolExecutor) -> dict[int, multiprocessing.Process]:
+    # Python has no public way to learn the processes of a pool before 3.14, where they can be ended through it.
+    return dict(pool._processes or {})  # noqa: SLF001
 
 
 def _start_process(niceness: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:

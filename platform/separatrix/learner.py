@@ -126,7 +126,7 @@ _learner: Learner | None = None  # one per process, set by ``start_learner``
 
 def start_learner(run: Path) -> None:
     """Open a run for this process's trainings; the initializer of the learner process."""
-    global _learner
+    global _learner  # noqa: PLW0603 - the one thing a process keeps between tasks
     _learner = Learner(run)
 
 

@@ -43,6 +43,7 @@ MAX_RETRIES = 3
 DRAIN_SECONDS = 5.0
 """Time that shots in flight get to finish when a run is stopped."""
 
+LEARNER_NICENESS = 5
 _POLL_SECONDS = 0.2
 
 
@@ -161,11 +162,11 @@ class Loop:
         self._update(message="measuring the platforms of this machine")
         speed = choose_platform(store, config, self._platform, threads)
         self._update(platform=speed.platform, raw_steps_per_second=speed.steps_per_second, state=RunState.SEEDING)
+        self._start_executors(WorkerSpec(run=store.path, platform=speed.platform, threads=threads))
         ensure_seed_paths(store, config, observables, speed.platform, threads, self._report_seeding)
         model, density, self._last_lesson_shots = restore_model(store)
         chains = restore_chains(store, observables, config.sampling.chains)
         self._sampler = Sampler(config.sampling, chains, model, density)
-        self._start_executors(WorkerSpec(run=store.path, platform=speed.platform, threads=threads))
         self._started = time.monotonic()
         self._update(state=RunState.RUNNING, message="")
 
@@ -182,9 +183,12 @@ class Loop:
             self._shooters = SerialExecutor(start_worker, (spec,))
             self._teacher = SerialExecutor(start_learner, (spec.run,))
         else:
-            self._shooters = ProcessExecutor(self._workers, start_worker, lambda worker: (spec,))
+            shooters = ProcessExecutor(self._workers, start_worker, lambda worker: (spec,))
             # The learner yields to the shooters: a late model costs little, an idle worker costs MD.
-            self._teacher = ProcessExecutor(1, start_learner, lambda worker: (spec.run,), niceness=10)
+            teacher = ProcessExecutor(1, start_learner, lambda worker: (spec.run,), niceness=LEARNER_NICENESS)
+            for executor in (shooters, teacher):
+                executor.warm_up()  # they load their libraries while a first path is looked for
+            self._shooters, self._teacher = shooters, teacher
         self._executors = [self._shooters, self._teacher]
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -205,7 +209,7 @@ class Loop:
             self._drain()
         elif self._lesson is not None:
             wait([self._lesson])
-            self._adopt_lesson()
+            self._adopt(self._lesson)
 
     def _fill(self) -> None:
         """Keep every worker busy, and one trial waiting for each, as far as chains and target allow."""
@@ -288,21 +292,20 @@ class Loop:
 
     def _learn(self) -> None:
         if self._lesson is not None and self._lesson.done():
-            self._adopt_lesson()
+            self._adopt(self._lesson)
         if self._lesson is None and training_due(self._store.n_shots, self._last_lesson_shots):
             self._commit()
             self._last_lesson_shots = self._store.n_shots
             version = self._sampler.model.version + 1
             self._lesson = self._teacher.submit(learn, self._last_lesson_shots, version)
             if self._lesson.done():
-                self._adopt_lesson()
+                self._adopt(self._lesson)
 
-    def _adopt_lesson(self) -> None:
-        assert self._lesson is not None
-        finished, self._lesson = self._lesson, None
+    def _adopt(self, finished: Future[Lesson]) -> None:
+        self._lesson = None
         try:
             lesson = finished.result()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # A failed training leaves the old model in charge: sampling stays correct, only less efficient.
             self._store.log(
                 "training failed", n_shots=self._last_lesson_shots, error=f"{type(error).__name__}: {error}"

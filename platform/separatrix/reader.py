@@ -67,10 +67,8 @@ class Reader:
         for name, column in columns.items():
             _, units, meaning = SHOT_COLUMNS[name]
             dims = ("shot", "end")[: column.ndim]
-            if name == "reason":
-                labels = np.array([reason.label for reason in Reason])
-                column = labels[column]
-            data[name] = (dims, column, {"units": units, "long_name": meaning})
+            values = np.array([reason.label for reason in Reason])[column] if name == "reason" else column
+            data[name] = (dims, values, {"units": units, "long_name": meaning})
         return xr.Dataset(data, coords={"shot": np.arange(len(columns["chain"]))}, attrs={"states": self.state_names})
 
     @property

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from separatrix.collective_variables import parse_definition
 from separatrix.config import RunConfig
 from separatrix.engine import Engine, Restraint
-from separatrix.errors import SeedingError
+from separatrix.errors import EngineError, SeedingError
 from separatrix.observables import Observables
 from separatrix.records import NO_STATE, Float32Array, FloatArray, Snapshot
+from separatrix.units import thermal_energy
 
 HOT_STAGES = ((1.5, 3_000), (2.0, 3_000), (3.0, 6_000), (4.5, 20_000))
 """Hot runs tried in this order: temperature in units of the run's temperature, and frames at most."""
@@ -27,13 +29,14 @@ _MORE_PATHS_FACTOR = 3
 _STEERED_FRAMES = (500, 2_000, 8_000)
 _HOT_SHARE = 0.7
 _STRENGTHS: Mapping[str, float] = {
-    "x": 2_000.0,
-    "y": 2_000.0,
-    "z": 2_000.0,
-    "distance": 20_000.0,
-    "angle": 1_000.0,
-    "dihedral": 1_000.0,
+    "x": 200.0,
+    "y": 200.0,
+    "z": 200.0,
+    "distance": 2_000.0,
+    "angle": 400.0,
+    "dihedral": 400.0,
 }
+"""Restraints of the steered runs, in kT per nm^2 or rad^2: stiff enough to lead, soft enough for the time step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,25 +67,51 @@ class SeedingProgress:
 
 @dataclass(slots=True, kw_only=True)
 class _Search:
-    """State of the search: clock, counters and the paths found."""
+    """What the search works with, its clock and counters, and the paths found."""
 
+    system_xml: str
+    config: RunConfig
+    observables: Observables
+    starts: Mapping[str, Snapshot]
+    platform: str
+    properties: Mapping[str, str]
     wanted: int
-    time_limit: float
     report: Callable[[SeedingProgress], None]
-    start: float
+    rng: np.random.Generator
+    begun: float = field(default_factory=time.monotonic)
     frames: int = 0
-    found: list[SeedPath]
+    found: list[SeedPath] = field(default_factory=list)
+    blown_up: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.start
+        return time.monotonic() - self.begun
 
-    def tick(self, activity: str) -> None:
+    def transitions(self, frames: Iterator[tuple[Snapshot, int]], activity: str) -> Iterator[SeedPath]:
+        """Yield the transitions of a forced run; one that blows up ends, and is named if nothing is found."""
+        try:
+            for piece, _ in cut_transitions(frames, 2 * self.config.sampling.max_frames):
+                yield _seed_path(piece, activity)
+        except EngineError:
+            self.blown_up.append(activity)
+
+    def engine(self, start: Snapshot, **settings: Any) -> Engine:
+        """Return an engine that stands at a configuration, with velocities."""
+        engine = Engine(self.system_xml, self.config, self.platform, self.properties, **settings)
+        engine.reseed(int(self.rng.integers(2**63)))
+        velocities, _ = engine.draw_velocities(start, self.rng)
+        engine.place(start)
+        engine.set_velocities(velocities)
+        return engine
+
+    def look(self, frame: Snapshot, activity: str) -> tuple[Snapshot, int]:
+        """Count a frame, report now and then, and return the frame with its state."""
         self.frames += 1
         if self.frames % 200 == 0:
             self.report(
                 SeedingProgress(activity=activity, frames=self.frames, seconds=self.seconds, found=len(self.found))
             )
+        return frame, self.observables.observe(frame.positions, frame.box)[0]
 
 
 def find_first_paths(
@@ -109,25 +138,31 @@ def find_first_paths(
         If neither hot nor steered runs gave a transition within ``config.seeding.time_limit``.
     """
     search = _Search(
-        wanted=n_paths, time_limit=config.seeding.time_limit, report=report, start=time.monotonic(), found=[]
+        system_xml=system_xml,
+        config=config,
+        observables=observables,
+        starts=starts,
+        platform=platform,
+        properties=properties,
+        wanted=n_paths,
+        report=report,
+        rng=np.random.default_rng((config.sampling.seed, 0x5EED)),
     )
-    rng = np.random.default_rng((config.sampling.seed, 0x5EED))
-    hot = config.seeding.temperature
-    cold = config.system.temperature
+    hot, cold = config.seeding.temperature, config.system.temperature
     stages = [(hot, _OWN_TEMPERATURE_FRAMES)] if hot else [(factor * cold, n) for factor, n in HOT_STAGES]
     for temperature, n_frames in stages:
-        engine = Engine(system_xml, config, platform, properties, temperature=temperature)
-        _run_hot(engine, f"hot run at {temperature:.0f} K", n_frames, observables, starts, config, search, rng)
+        _run_hot(search, temperature, n_frames)
         if search.found:
             return tuple(search.found)
     for n_frames in _STEERED_FRAMES:
-        _run_steered(system_xml, config, platform, properties, observables, starts, n_frames, search, rng)
+        _run_steered(search, n_frames)
         if search.found:
             return tuple(search.found)
+    blown_up = f" ({', '.join(search.blown_up)} blew up)" if search.blown_up else ""
     raise SeedingError(
         f"no transition between {' and '.join(observables.states.names)} was seen in {search.seconds:.0f} s "
         f"({search.frames} frames): neither in hot runs at {', '.join(f'{t:.0f} K' for t, _ in stages)} nor in "
-        "steered runs. Raise seeding.time_limit or seeding.temperature, or give a path of your own with "
+        f"steered runs{blown_up}. Raise seeding.time_limit or seeding.temperature, or give a path of your own with "
         "seeding.trajectory"
     )
 
@@ -135,9 +170,10 @@ def find_first_paths(
 def cut_transitions(
     frames: Iterator[tuple[Snapshot, int]], max_frames: int
 ) -> Iterator[tuple[list[Snapshot], tuple[int, int]]]:
-    """Yield the transitions in a stream of (frame, state index): from the last frame in one state to the first in another.
+    """Yield the transitions in a stream of (frame, state index).
 
-    Pieces longer than ``max_frames`` are passed over. Transitions are oriented from the lower to the higher state.
+    A transition runs from the last frame in one state to the first in another, with frames between them. Pieces longer
+    than ``max_frames`` are passed over. Transitions are oriented from the lower to the higher state.
     """
     origin = NO_STATE
     piece: list[Snapshot] = []
@@ -182,79 +218,57 @@ def path_from_trajectory(positions: FloatArray, box: FloatArray | None, observab
     )
 
 
-def _run_hot(
-    engine: Engine,
-    activity: str,
-    budget: int,
-    observables: Observables,
-    starts: Mapping[str, Snapshot],
-    config: RunConfig,
-    search: _Search,
-    rng: np.random.Generator,
-) -> None:
-    deadline = search.seconds + (search.time_limit * _HOT_SHARE - search.seconds) / 2
-    engine.reseed(int(rng.integers(2**63)))
-    snapshot = next(iter(starts.values()))
-    engine.set_velocities(engine.draw_velocities(snapshot, rng)[0])
-    engine.place(snapshot)
+def _run_hot(search: _Search, temperature: float, n_frames: int) -> None:
+    """Run hot from the first state, in whatever direction it crosses."""
+    activity = f"hot run at {temperature:.0f} K"
+    time_limit = search.config.seeding.time_limit
+    deadline = search.seconds + (time_limit * _HOT_SHARE - search.seconds) / 2
+    engine = search.engine(next(iter(search.starts.values())), temperature=temperature)
+    last = search.frames + n_frames
 
     def frames() -> Iterator[tuple[Snapshot, int]]:
-        made = 0
-        while made < budget and search.seconds < deadline:
-            frame = engine.advance()
-            made += 1
-            search.tick(activity)
-            yield frame, observables.observe(frame.positions, frame.box)[0]
+        while search.frames < last and search.seconds < deadline:
+            yield search.look(engine.advance(), activity)
 
     begun = search.frames
-    for piece, _ in cut_transitions(frames(), 2 * config.sampling.max_frames):
-        search.found.append(_seed_path(piece, activity))
+    for path in search.transitions(frames(), activity):
+        search.found.append(path)
         if len(search.found) == 1:
-            budget = min(budget, _MORE_PATHS_FACTOR * (search.frames - begun) + 1_000)
+            # Others may come as easily as the first, and let the chains start from different paths.
+            last = min(last, search.frames + _MORE_PATHS_FACTOR * (search.frames - begun) + 1_000)
         if len(search.found) >= search.wanted:
             return
 
 
-def _run_steered(
-    system_xml: str,
-    config: RunConfig,
-    platform: str,
-    properties: Mapping[str, str],
-    observables: Observables,
-    starts: Mapping[str, Snapshot],
-    n_frames: int,
-    search: _Search,
-    rng: np.random.Generator,
-) -> None:
+def _run_steered(search: _Search, n_frames: int) -> None:
     """Pull the collective variables from their values in the first state to those in each other one."""
-    definitions = [parse_definition(text, observables.n_atoms) for text in config.collective_variables.values()]
+    observables = search.observables
+    texts = search.config.collective_variables.values()
+    definitions = [parse_definition(text, observables.n_atoms) for text in texts]
     steerable = [i for i, definition in enumerate(definitions) if definition.name in _STRENGTHS]
     if not steerable:
         return
+    chosen = [definitions[i] for i in steerable]
+    kt = thermal_energy(search.config.system.temperature)
     restraints = tuple(
-        Restraint(kind=definition.name, atoms=definition.terms[0], strength=_STRENGTHS[definition.name])
-        for definition in (definitions[i] for i in steerable)
+        Restraint(kind=one.name, atoms=one.terms[0], strength=_STRENGTHS[one.name] * kt) for one in chosen
     )
-    scale = np.array([np.pi / 180 if definitions[i].kind.unit == "degrees" else 1.0 for i in steerable])
-    periodic = np.array([definitions[i].kind.periodic for i in steerable])
-    names = list(starts)
-    first = starts[names[0]]
-    begin = observables.cvs(first.positions[None], _batch_box(first))[0, steerable]
-    for name in names[1:]:
-        other = starts[name]
-        end = observables.cvs(other.positions[None], _batch_box(other))[0, steerable]
-        shortest = np.where(periodic, (end - begin + 180) % 360 - 180, end - begin)
+    scale = np.array([np.pi / 180 if one.kind.unit == "degrees" else 1.0 for one in chosen])
+    periodic = np.array([one.kind.periodic for one in chosen])
+    first, *others = (
+        (name, start, observables.cvs(start.positions[None], _batch_box(start))[0, steerable])
+        for name, start in search.starts.items()
+    )
+    for name, _, end in others:
+        shortest = np.where(periodic, (end - first[2] + 180) % 360 - 180, end - first[2])
         for way in _ways_round(shortest, periodic):
-            engine = Engine(system_xml, config, platform, properties, restraints=restraints)
-            engine.reseed(int(rng.integers(2**63)))
-            engine.set_velocities(engine.draw_velocities(first, rng)[0])
-            engine.place(first)
+            engine = search.engine(first[1], restraints=restraints)
             activity = f"steered run to {name} in {n_frames} frames"
-            stream = _pull(engine, begin, way, scale, n_frames, observables, search, activity)
-            for piece, _ in cut_transitions(stream, 2 * config.sampling.max_frames):
-                search.found.append(_seed_path(piece, activity))
+            stream = _pull(search, engine, first[2] * scale, way * scale, n_frames, activity)
+            for path in search.transitions(stream, activity):
+                search.found.append(path)
                 return
-            if search.seconds > search.time_limit:
+            if search.seconds > search.config.seeding.time_limit:
                 return
 
 
@@ -268,21 +282,13 @@ def _ways_round(shortest: FloatArray, periodic: FloatArray) -> Iterator[FloatArr
 
 
 def _pull(
-    engine: Engine,
-    begin: FloatArray,
-    way: FloatArray,
-    scale: FloatArray,
-    n_frames: int,
-    observables: Observables,
-    search: _Search,
-    activity: str,
+    search: _Search, engine: Engine, begin: FloatArray, way: FloatArray, n_frames: int, activity: str
 ) -> Iterator[tuple[Snapshot, int]]:
+    """Move the restraints from ``begin`` along ``way`` (nm, rad) in ``n_frames`` frames, then hold them a while."""
     for i in range(int(1.2 * n_frames)):
-        if search.seconds > search.time_limit:
+        if search.seconds > search.config.seeding.time_limit:
             return
-        frame = engine.advance((begin + way * min(1.0, i / n_frames)) * scale)
-        search.tick(activity)
-        yield frame, observables.observe(frame.positions, frame.box)[0]
+        yield search.look(engine.advance(begin + way * min(1.0, i / n_frames)), activity)
 
 
 def _seed_path(piece: list[Snapshot], method: str) -> SeedPath:

@@ -24,7 +24,7 @@ def gaussian(q: FloatArray, scale: float) -> FloatArray:
     return np.asarray(np.maximum(np.exp(-0.5 * np.square(np.asarray(q) / scale)), np.finfo(float).tiny))
 
 
-def uniform(q: FloatArray, scale: float) -> FloatArray:
+def uniform(q: FloatArray, _scale: float) -> FloatArray:
     """Return ones: standard transition path sampling."""
     return np.ones(len(q))
 

@@ -208,5 +208,5 @@ class Session:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             loop.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             self._error = error

@@ -122,7 +122,7 @@ _shooter: Shooter | None = None  # one per worker process, set by ``start_worker
 
 def start_worker(spec: WorkerSpec) -> None:
     """Build this process's shooter; the initializer of worker processes."""
-    global _shooter
+    global _shooter  # noqa: PLW0603 - the one thing a process keeps between tasks
     _shooter = Shooter.build(spec)
 
 
@@ -132,5 +132,5 @@ def shoot(task: ShotTask) -> ShotOutcome | ShotFailure:
         if _shooter is None:
             raise RuntimeError("start_worker was not called in this process")
         return _shooter.shoot(task)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - one bad shot must not end a run
         return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())

@@ -292,9 +292,15 @@ def train(
         base = _standardised(data.features, previous)
         held_out = held_out_by(data.shot, previous.members, config.held_out)
         problem = _Problem.of(data, base, held_out)
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, version]).generate_state(1)[0]))
-        best, epochs = _fit(problem, _flatten(base.weights), learning_rate, generator)
-    model = replace(base, version=version, weights=problem.layers(best))
+        torch_seed = int(np.random.SeedSequence([seed, version]).generate_state(1)[0])
+        start_weights, penalties = _flatten(base.weights), _penalties(base)
+        fits = [
+            _fit(replace(problem, penalty=penalty * problem.penalty), start_weights, learning_rate, torch_seed)
+            for penalty in penalties
+        ]
+    chosen = min(range(len(fits)), key=lambda i: fits[i].held_out_loss)
+    best, epochs = fits[chosen].weights, sum(fit.epochs for fit in fits)
+    model = replace(base, version=version, weights=problem.layers(best), penalty=penalties[chosen])
     training_loss, validation_loss, held_out_q = _judge(model, data, held_out)
     report = TrainingReport(
         version=version,
@@ -394,6 +400,24 @@ class _Problem:
         first.mul_((1.0 - amount / length.clamp(min=1e-12)).clamp(min=0.0))
 
 
+def _penalties(model: Committor) -> tuple[float, ...]:
+    if model.penalty == 0.0:
+        return PENALTIES
+    challenger = model.penalty * (STEP if model.version % 2 else 1 / STEP)
+    return (model.penalty, min(max(challenger, PENALTIES[-1]), PENALTIES[-2]))
+
+
+PENALTIES: Final = (0.4, 1.2, 3.6, 0.1)
+STEP: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Fit:
+    weights: Tensor
+    epochs: int
+    held_out_loss: float
+
+
 def _column_penalty(n_columns: int, n_shots: int) -> float:
     """Return how fast the first-layer row of a column shrinks, per unit of learning rate.
 
@@ -402,7 +426,7 @@ def _column_penalty(n_columns: int, n_shots: int) -> float:
     The measured optimum for 2, 22 and 55 columns and 200 to 2,000 shots is broad, and this passes through it.
     """
     size = math.sqrt(WIDTHS[0] / (n_columns + 16))
-    return GROUP_PENALTY * math.log(max(n_columns, 1)) * size * math.sqrt(math.sqrt(min(1.0, 200 / n_shots)))
+    return math.log(max(n_columns, 1)) * size * math.sqrt(math.sqrt(min(1.0, 200 / n_shots)))
 
 
 def _losses(logits: Tensor, counts: Tensor) -> Tensor:
@@ -413,8 +437,9 @@ def _losses(logits: Tensor, counts: Tensor) -> Tensor:
     return counts.sum(dim=1) * torch.logsumexp(logits, dim=2) - (counts * logits).sum(dim=2)
 
 
-def _fit(problem: _Problem, start: Tensor, learning_rate: float, generator: torch.Generator) -> tuple[Tensor, int]:
+def _fit(problem: _Problem, start: Tensor, learning_rate: float, seed: int) -> _Fit:
     """Return for every member the averaged weights with the least held-out loss, and the epochs it took."""
+    generator = torch.Generator().manual_seed(seed)
     weights, average, best = start.clone(), start.clone(), start.clone()
     best_loss = problem.held_out_loss(best)
     judged = ~np.isnan(best_loss)
@@ -440,7 +465,7 @@ def _fit(problem: _Problem, start: Tensor, learning_rate: float, generator: torc
         waited = 0 if 2 * better.sum() >= max(1, judged.sum()) else waited + 1
     blind = torch.from_numpy(~judged)
     best[blind] = average[blind]
-    return best, epochs
+    return _Fit(weights=best, epochs=epochs, held_out_loss=float(np.nanmean(best_loss)) if judged.any() else math.inf)
 
 
 class _Adam:

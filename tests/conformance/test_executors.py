@@ -1,4 +1,4 @@
-"""Every executor keeps the promises of ``concurrent.futures``; worker processes fail one by one and leave no orphans."""
+"""Executors keep the promises of ``concurrent.futures``; workers fail one by one and leave no orphans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the sampler: replays are identical, sums use the model that selected, detailed balance on a toy path space."""
+"""Laws of the sampler: identical replays, sums by the model that selected, detailed balance on walks of a line."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_failure_counts_the_old_path_once_more() -> None:
 
 @pytest.mark.parametrize("selector", ["uniform", "lorentzian", "gaussian"])
 def test_path_lengths_are_those_of_the_equilibrium_path_ensemble(selector: str) -> None:
-    """For walks on a line the mean length of a transition path is known: 1 + (N^2 - 1)/3 + ... steps, here by recursion."""
+    """For walks on a line the mean length of a transition path is known exactly."""
     sampler = make(selector, chains=4, density=Density(counts=(40, 20, 10, 5, 3, 3, 5, 10, 20, 40)))
     lengths = []
     for shot in range(24_000):

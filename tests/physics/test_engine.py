@@ -134,11 +134,8 @@ def test_the_two_halves_are_one_trajectory_run_both_ways(shift_by_half_a_step: b
     if not shift_by_half_a_step:
         forward, backward = forward + kick, backward + kick
 
-    def nowhere(positions: np.ndarray, box: np.ndarray | None) -> tuple[int, list[float]]:
-        return NO_STATE, []
-
-    ahead = engine.half(start, forward, nowhere, 2).positions[0].astype(float)
-    behind = engine.half(start, backward, nowhere, 2).positions[0].astype(float)
+    ahead = engine.half(start, forward, lambda *frame: (NO_STATE, []), 2).positions[0].astype(float)
+    behind = engine.half(start, backward, lambda *frame: (NO_STATE, []), 2).positions[0].astype(float)
     dt = config.system.timestep / 1000
     residual = ahead - 2 * start.positions + behind - 2 * dt * kick
     if shift_by_half_a_step:
@@ -204,7 +201,7 @@ def test_halves_end_at_the_first_frame_in_a_state_and_transitions_are_oriented()
 def test_a_blow_up_comes_back_as_a_failure() -> None:
     stiff = [{"expression": "1e10*(x^2 + y^2 + z^2)"}]
     maker, middle = shooter({**WELL, "system": {**WELL["system"], "extra": stiff}}, max_frames=2_000)
-    with pytest.raises(EngineError, match="not numbers|NaN"):
+    with pytest.raises(EngineError, match=r"not numbers|NaN"):
         maker.shoot(ShotTask(chain=0, step=0, snapshot=middle, seed=1, model=0, frame=1))
 
 
