@@ -12,7 +12,7 @@ import itertools
 import math
 import operator
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Final
@@ -66,18 +66,28 @@ def distance(ns: Any, u: Vector) -> Number:
 
 
 def angle(ns: Any, u: Vector, v: Vector) -> Number:
-    """Return the angle between u = j -> i and v = j -> k, degrees: atan2(|u x v|, u.v), exact near 0 and 180 too."""
+    """Return the angle between u = j -> i and v = j -> k, degrees."""
+    return DEGREES * ns.atan2(*angle_legs(ns, u, v))
+
+
+def angle_legs(ns: Any, u: Vector, v: Vector) -> tuple[Number, Number]:
+    """Return |u x v| and u.v, sine and cosine of the angle up to a factor; exact near 0 and 180 degrees too."""
     (ux, uy, uz), (vx, vy, vz) = u, v
     nx = uy * vz - uz * vy
     ny = uz * vx - ux * vz
     nz = ux * vy - uy * vx
-    return DEGREES * ns.atan2(ns.sqrt(nx * nx + ny * ny + nz * nz), ux * vx + uy * vy + uz * vz)
+    return ns.sqrt(nx * nx + ny * ny + nz * nz), ux * vx + uy * vy + uz * vz
 
 
 def dihedral(ns: Any, u: Vector, v: Vector, w: Vector) -> Number:
-    """Return the dihedral of u = i -> j, v = j -> k, w = k -> l, degrees in -180..180.
+    """Return the dihedral of u = i -> j, v = j -> k, w = k -> l, degrees in -180..180."""
+    return DEGREES * ns.atan2(*dihedral_legs(ns, u, v, w))
 
-    atan2(|v| u.(v x w), (u x v).(v x w)): the IUPAC sign, as in MDTraj (Blondel & Karplus, J. Comput. Chem. 17, 1132).
+
+def dihedral_legs(ns: Any, u: Vector, v: Vector, w: Vector) -> tuple[Number, Number]:
+    """Return |v| u.(v x w) and (u x v).(v x w), sine and cosine of the dihedral up to a factor.
+
+    The sign is IUPAC's, as in MDTraj (Blondel & Karplus, J. Comput. Chem. 17, 1132).
     """
     (ux, uy, uz), (vx, vy, vz), (wx, wy, wz) = u, v, w
     mx = uy * vz - uz * vy
@@ -87,7 +97,7 @@ def dihedral(ns: Any, u: Vector, v: Vector, w: Vector) -> Number:
     ny = vz * wx - vx * wz
     nz = vx * wy - vy * wx
     sine = ns.sqrt(vx * vx + vy * vy + vz * vz) * (ux * nx + uy * ny + uz * nz)
-    return DEGREES * ns.atan2(sine, mx * nx + my * ny + mz * nz)
+    return sine, mx * nx + my * ny + mz * nz
 
 
 def coordination(ns: Any, u: Vector, r0: float, n: float, m: float) -> Number:
@@ -168,6 +178,7 @@ class Kind:
     unit : of the value; empty without one
     kernel : function of a namespace, of the ``vectors`` and of the parameters
     vectors : displacements from and to the n-th atom of the definition; a single atom stands for its position
+    legs : for angles, function of the same that returns sine and cosine up to a factor
     atoms : how many atoms one evaluation of the kernel takes
     pairwise : whether the definition gives two lists of atoms and the kernel is summed over all pairs
     parameters : default of each named parameter
@@ -179,6 +190,7 @@ class Kind:
     kernel: Callable[..., Number]
     vectors: tuple[tuple[int, ...], ...]
     atoms: int
+    legs: Callable[..., tuple[Number, Number]] | None = None
     periodic: bool = False
     pairwise: bool = False
     parameters: Mapping[str, float] = field(default_factory=dict)
@@ -190,11 +202,14 @@ KINDS: Final[Mapping[str, Kind]] = {
     "y": Kind(usage="y(i)", unit="nm", kernel=y_position, vectors=((0,),), atoms=1),
     "z": Kind(usage="z(i)", unit="nm", kernel=z_position, vectors=((0,),), atoms=1),
     "distance": Kind(usage="distance(i, j)", unit="nm", kernel=distance, vectors=((0, 1),), atoms=2),
-    "angle": Kind(usage="angle(i, j, k)", unit="degrees", kernel=angle, vectors=((1, 0), (1, 2)), atoms=3),
+    "angle": Kind(
+        usage="angle(i, j, k)", unit="degrees", kernel=angle, legs=angle_legs, vectors=((1, 0), (1, 2)), atoms=3
+    ),
     "dihedral": Kind(
         usage="dihedral(i, j, k, l)",
         unit="degrees",
         kernel=dihedral,
+        legs=dihedral_legs,
         vectors=((0, 1), (1, 2), (2, 3)),
         atoms=4,
         periodic=True,
@@ -275,6 +290,7 @@ class _Block:
     """All columns that share a kernel and its parameters: evaluated together."""
 
     kernel: Callable[..., Number]
+    legs: Callable[..., tuple[Number, Number]] | None
     parameters: tuple[float, ...]
     columns: NDArray[np.intp]
     vectors: NDArray[np.intp]
@@ -372,35 +388,57 @@ class Columns:
         ValueError
             If a shape is another, or the box vectors are not in reduced form.
         """
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(self.columns_first(positions, box).T, dtype=np.float32)
+        result = np.empty((len(self.names), len(positions)), dtype=np.float32)  # type: ignore[arg-type]
+        for part, block, vectors in self._vectors(positions, box):
+            result[block.columns, part] = _summed(block, block.kernel(np, *vectors, *block.parameters))
+        return np.ascontiguousarray(result.T)
 
-    def columns_first(self, positions: ArrayLike, box: ArrayLike | None) -> NDArray[np.float64]:
-        """Return the same as :meth:`array` in double precision and transposed: (n_columns, n_frames)."""
+    def circular(self, positions: ArrayLike, box: ArrayLike | None) -> NDArray[np.float64]:
+        """Return the columns with angles as points on the unit circle: no angle is formed, so none is dear or jumps.
+
+        Parameters are those of :meth:`array`.
+
+        Returns
+        -------
+        (3, n_columns, n_frames)
+            Values of the columns that are no angles, then sines and cosines of those that are.
+        """
+        result = np.zeros((3, len(self.names), len(positions)))  # type: ignore[arg-type]
+        for part, block, vectors in self._vectors(positions, box):
+            if block.legs is None:
+                result[0, block.columns, part] = _summed(block, block.kernel(np, *vectors, *block.parameters))
+            else:
+                sine, cosine = block.legs(np, *vectors)
+                radius = np.sqrt(sine * sine + cosine * cosine)
+                result[1, block.columns, part] = sine / radius
+                result[2, block.columns, part] = cosine / radius
+        return result
+
+    def _vectors(
+        self, positions: ArrayLike, box: ArrayLike | None
+    ) -> Iterator[tuple[slice, _Block, list[NDArray[np.float64]]]]:
+        """Yield, for slices of frames and every block, its vectors (3, n_terms, n_frames); silences floating errors."""
         frames = np.asarray(positions)
         if frames.ndim != 3 or frames.shape[1:] != self._shape:
             n_atoms = self._shape[0]
             raise ValueError(f"expected positions of shape (n_frames, {n_atoms}, 3) nm, got {frames.shape}")
         boxes = None if box is None else _checked_box(np.asarray(box, dtype=np.float64), len(frames))
-        result = np.empty((len(self.names), len(frames)))
         step = max(1, _CHUNK // max(1, self._ends.size + self._points.size))
         with np.errstate(all="ignore"):
             for first in range(0, len(frames), step):
                 part = slice(first, first + step)
-                self._evaluate(frames[part], None if boxes is None else boxes[part], result[:, part])
-        return result
+                table = self._table(frames[part], None if boxes is None else boxes[part])
+                for block in self._blocks:
+                    yield part, block, [table[:, rows] for rows in block.vectors]
 
-    def _evaluate(self, frames: FloatArray, boxes: FloatArray | None, out: NDArray[np.float64]) -> None:
+    def _table(self, frames: FloatArray, boxes: FloatArray | None) -> NDArray[np.float64]:
+        """Return every distinct vector once, (3, n_vectors, n_frames): displacements, then positions."""
         atoms = np.array(frames[:, self._atoms].transpose(2, 1, 0), dtype=np.float64, order="C")
-        x, y, z = atoms[:, self._ends] - atoms[:, self._starts]
+        table = atoms[:, self._ends] - atoms[:, self._starts]
         if boxes is not None:
             cell = [boxes[:, i, j] for i, j in ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2))]
-            x, y, z = minimum_image(np, (x, y, z), cell)
-        table = [np.concatenate(pair) for pair in zip((x, y, z), atoms[:, self._points], strict=True)]
-        for block in self._blocks:
-            vectors = [tuple(component[rows] for component in table) for rows in block.vectors]
-            terms = block.kernel(np, *vectors, *block.parameters)
-            out[block.columns] = np.add.reduceat(terms, block.starts, axis=0)
+            table = np.stack(minimum_image(np, tuple(table), cell))
+        return np.concatenate([table, atoms[:, self._points]], axis=1) if self._points.size else table
 
     def _lay_out(self, definitions: Sequence[Definition]) -> None:
         """Plan both forms of evaluation over one table that holds every distinct vector once."""
@@ -464,17 +502,23 @@ def _evaluator(definition: Definition, rows: list[list[int]]) -> Callable[[list[
     return lambda table: kernel(FLOATS, *vectors(table))
 
 
+def _summed(block: _Block, terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the terms (n_terms, n_frames) summed for each column."""
+    return terms if len(terms) == len(block.starts) else np.add.reduceat(terms, block.starts, axis=0)
+
+
 def _blocks(definitions: Sequence[Definition], rows: Sequence[list[list[int]]]) -> list[_Block]:
-    members: dict[tuple[Callable[..., Number], tuple[float, ...]], list[int]] = {}
+    members: dict[tuple[str, tuple[float, ...]], list[int]] = {}
     for column, definition in enumerate(definitions):
-        members.setdefault((definition.kind.kernel, definition.parameters), []).append(column)
+        members.setdefault((definition.name, definition.parameters), []).append(column)
     return [
         _Block(
-            kernel=kernel,
+            kernel=KINDS[name].kernel,
+            legs=KINDS[name].legs,
             parameters=parameters,
             columns=np.array(columns),
             vectors=np.array([term for column in columns for term in rows[column]], dtype=np.intp).T,
             starts=np.cumsum([0, *[len(rows[column]) for column in columns[:-1]]]),
         )
-        for (kernel, parameters), columns in members.items()
+        for (name, parameters), columns in members.items()
     ]

@@ -115,7 +115,7 @@ class Committor:
     version : how often it was trained; 0 is the untrained model, which predicts q = 0 everywhere
     mean, inverse_scale : (d,) float32; inputs are ``(features - mean) * inverse_scale``, 0 for a constant column
     weights : matrices (n_members, n_in, n_out) and biases (n_members, 1, n_out) in turn, layer by layer
-    penalty : strength of the penalty on columns that the next training starts from; 0 for the untrained model
+    penalty : strength of the penalty on columns that did best on held-out shots so far; 0 for the untrained model
     """
 
     columns: tuple[str, ...]

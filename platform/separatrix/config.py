@@ -122,7 +122,9 @@ class SeedingConfig(_Section):
     """How the first transition path is found."""
 
     trajectory: str | None = _field(
-        None, "", "File with a transition path of your own (any format MDTraj reads); relative to the configuration."
+        None,
+        "",
+        "File with a transition of your own, in any format MDTraj reads; relative to the configuration's folder.",
     )
     temperature: float | None = _field(None, "K", "Temperature of the hot runs; chosen by itself when absent.", gt=0)
     time_limit: float = _field(120.0, "s", "Wall time allowed for finding a first path.", gt=0)
@@ -187,6 +189,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML configuration") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a copy of ``data`` that means the same files wherever it is used.
+
+    Parameters
+    ----------
+    data : plain data such as parsed TOML
+    folder : where relative paths of files begin
+    """
+    seeding = data.get("seeding")
+    if not isinstance(seeding, Mapping) or not isinstance(seeding.get("trajectory"), str):
+        return dict(data)
+    return {**data, "seeding": {**seeding, "trajectory": str((folder / seeding["trajectory"]).absolute())}}
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

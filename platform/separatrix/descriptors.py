@@ -106,9 +106,9 @@ class Descriptors:
         ValueError
             If a shape is another.
         """
-        features = self._columns.columns_first(positions, box)[self._source]
-        features[self._sines] = 0.5 + 0.5 * np.sin(np.radians(features[self._sines]))
-        features[self._cosines] = 0.5 + 0.5 * np.cos(np.radians(features[self._cosines]))
+        features = self._columns.circular(positions, box)[self._form, self._source]
+        features[self._angular] += 1.0
+        features[self._angular] *= 0.5
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(features.T, dtype=np.float32)
 
@@ -125,8 +125,8 @@ class Descriptors:
             raise ConfigError(f"descriptors: two columns would both be called {repeated[0]!r}; rename one")
         self._columns = Columns({f"q{index}": item.definition for index, item in enumerate(quantities)}, n_atoms)
         self._source = np.array([source for source, _, _ in features])
-        forms = np.array([form for _, form, _ in features])
-        self._sines, self._cosines = np.flatnonzero(forms == "sin"), np.flatnonzero(forms == "cos")
+        self._form = np.array([("", "sin", "cos").index(form) for _, form, _ in features])
+        self._angular = np.flatnonzero(self._form)
 
 
 def _chosen(column: str, cvs: Mapping[str, str], n_atoms: int) -> tuple[_Quantity, tuple[object, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ Observe: TypeAlias = Callable[[Float32Array, Float32Array | None], tuple[int, li
 SLOW_TO_RESEED = frozenset({"CUDA", "OpenCL", "HIP"})
 """Platforms that recompile kernels when their generator is seeded anew: there it is seeded once per context."""
 
-_FINITE_CHECK_INTERVAL = 64
+_FRAMES_AT_ONCE = 64
 _CONSTRAINT_TOLERANCE = 1e-6
 
 
@@ -167,7 +168,11 @@ class Engine:
         except openmm.OpenMMException as error:
             raise EngineError(f"platform {platform} cannot run this system: {error}") from error
         self.n_atoms: int = system.getNumParticles()
-        self._masses = np.array([system.getParticleMass(i)._value for i in range(self.n_atoms)])
+        masses = np.array([system.getParticleMass(i)._value for i in range(self.n_atoms)])
+        inverse_masses = np.divide(1.0, masses, out=np.zeros_like(masses), where=masses > 0)[:, None]
+        self._thermal_speeds = np.sqrt(thermal_energy(self._temperature) * inverse_masses)
+        self._half_steps = 0.5 * self._timestep * inverse_masses
+        self._is_constrained = system.getNumConstraints() > 0
         self._periodic = system.usesPeriodicBoundaryConditions()
         self._buffer = np.empty((self.n_atoms, 3))
         self._reseeder = _ReferenceSeeder() if platform == "Reference" else None
@@ -201,28 +206,24 @@ class Engine:
     def draw_velocities(self, snapshot: Snapshot, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Return the starting velocities of the forward and the backward half, (n_atoms, 3) nm/ps each.
 
-        Velocities v are drawn from the Maxwell-Boltzmann distribution and projected onto the constraints. OpenMM's
-        Langevin middle integrator keeps velocities half a step behind the positions, so the halves start from
-        ``+v - (dt/2) F/m`` and ``-v - (dt/2) F/m``: only so are they time reversals of each other.
+        Velocities v are drawn from the Maxwell-Boltzmann distribution. OpenMM's Langevin middle integrator keeps
+        velocities half a step behind the positions, so the halves start from ``+v - (dt/2) F/m`` and
+        ``-v - (dt/2) F/m``: only so are they time reversals of each other. The projection onto the constraints is
+        linear, and `set_velocities` makes it for both parts at once.
         """
         if not self._has_inertia:
             return np.zeros((self.n_atoms, 3)), np.zeros((self.n_atoms, 3))
         self.place(snapshot)
-        movable = self._masses > 0
-        inverse_mass = np.divide(1.0, self._masses, out=np.zeros_like(self._masses), where=movable)[:, None]
-        width = np.sqrt(thermal_energy(self._temperature) * inverse_mass)
-        velocities = self._project(rng.standard_normal((self.n_atoms, 3)) * width)
-        state = self._context.getState(forces=True)
-        forces = np.empty((self.n_atoms, 3))
-        state._getVectorAsNumpy(openmm.State.Forces, forces)
-        kick = self._project(0.5 * self._timestep * forces * inverse_mass)
+        velocities = rng.standard_normal((self.n_atoms, 3)) * self._thermal_speeds
+        self._context.getState(forces=True)._getVectorAsNumpy(openmm.State.Forces, self._buffer)
+        kick = self._half_steps * self._buffer
         return velocities - kick, -velocities - kick
 
     def half(self, snapshot: Snapshot, velocities: FloatArray, observe: Observe, max_frames: int) -> Half:
         """Integrate from a configuration until a saved frame lies in a state, or ``max_frames`` frames are saved.
 
         Every frame is looked at as soon as it is there: with 200 us of MD between frames of the smallest molecule and
-        8 us for a look, waiting for a block of frames would cost more in overshoot than it saved.
+        10 us for a look, waiting for a block of frames would cost more in overshoot than it saved.
 
         Raises
         ------
@@ -230,26 +231,33 @@ class Engine:
             If a coordinate is not a number.
         """
         self.place(snapshot)
-        self._context.setVelocities(velocities)
-        frames: list[Float32Array] = []
+        self.set_velocities(velocities)
+        frames = np.empty((min(_FRAMES_AT_ONCE, max_frames), self.n_atoms, 3), dtype=np.float32)
         boxes: list[Float32Array] = []
         values: list[list[float]] = []
-        state = NO_STATE
+        state, n_frames = NO_STATE, 0
         step, stride, buffer = self._integrator.step, self.stride, self._buffer
         with np.errstate(over="ignore"):  # of a blow-up, which is told by what is not finite
-            while state == NO_STATE and len(frames) < max_frames:
+            while state == NO_STATE and n_frames < max_frames:
+                if n_frames == len(frames):
+                    self._check_finite()
+                    frames = np.concatenate([frames, np.empty_like(frames)])
                 step(stride)
                 box = self._read_frame()
-                frames.append(frame := buffer.astype(np.float32))
+                frame = frames[n_frames]
+                frame[:] = buffer
+                n_frames += 1
                 if box is not None:
                     boxes.append(box)
                 state, seen = observe(frame, box)
                 values.append(seen)
-                if len(frames) % _FINITE_CHECK_INTERVAL == 0:
-                    self._check_finite()
         self._check_finite()
-        box_array = np.stack(boxes) if boxes else None
-        return Half(positions=np.stack(frames), box=box_array, values=np.array(values, dtype=np.float32), state=state)
+        return Half(
+            positions=frames[:n_frames],
+            box=np.stack(boxes) if boxes else None,
+            values=np.array(values, dtype=np.float32),
+            state=state,
+        )
 
     def advance(self, centres: NDArray[np.floating] | tuple[float, ...] = ()) -> Snapshot:
         """Integrate ``stride`` steps, restraints centred at ``centres`` (nm, rad), and return the frame."""
@@ -261,8 +269,10 @@ class Engine:
         return Snapshot(positions=self._buffer.astype(np.float32), box=None if box is None else box.astype(np.float32))
 
     def set_velocities(self, velocities: FloatArray) -> None:
-        """Give every atom a velocity, (n_atoms, 3) nm/ps."""
+        """Give every atom a velocity, (n_atoms, 3) nm/ps, projected onto the constraints."""
         self._context.setVelocities(velocities)
+        if self._is_constrained:
+            self._context.applyVelocityConstraints(_CONSTRAINT_TOLERANCE)
 
     def velocities(self) -> FloatArray:
         """Return the velocities (n_atoms, 3) nm/ps as the integrator keeps them."""
@@ -290,14 +300,9 @@ class Engine:
         return np.array(state.getPeriodicBoxVectors(asNumpy=True)._value, dtype=np.float32)
 
     def _check_finite(self) -> None:
-        if not np.isfinite(self._buffer).all():
+        if not math.isfinite(self._buffer.sum()):
             atom = int(np.flatnonzero(~np.isfinite(self._buffer).all(axis=1))[0])
             raise EngineError(f"the coordinates of atom {atom} are not numbers: the integration blew up")
-
-    def _project(self, velocities: FloatArray) -> FloatArray:
-        self._context.setVelocities(velocities)
-        self._context.applyVelocityConstraints(_CONSTRAINT_TOLERANCE)
-        return self.velocities()
 
 
 class _ReferenceSeeder:

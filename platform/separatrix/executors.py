@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import spawn
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 
@@ -34,7 +38,8 @@ class ProcessExecutor(Executor):
 
     Each worker is a pool of its own, so that a process that dies (out of memory, killed) takes only its own task
     with it: that future raises ``BrokenExecutor`` and the worker is replaced. Workers are spawned, never forked,
-    and end by themselves within a second when this process dies, however it dies.
+    and end by themselves within a second when this process dies, however it dies. They do not run the main script:
+    tasks and initializers are functions of modules that can be imported.
 
     Parameters
     ----------
@@ -99,16 +104,15 @@ class ProcessExecutor(Executor):
             pools = list(self._pools)
         for pool in pools:
             if not wait:
-                for process in _processes(pool).values():
-                    process.kill()
+                _kill(pool)
             pool.shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def _new_pool(self, worker: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
             1,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=_WorkerContext(),
             initializer=_start_process,
-            initargs=(self._niceness, self._initializer, self._initargs(worker)),
+            initargs=(self._niceness, pickle.dumps((self._initializer, self._initargs(worker)))),
         )
 
     def _dispatch(self) -> None:
@@ -123,9 +127,11 @@ class ProcessExecutor(Executor):
                 pool = self._pools[worker]
             try:
                 inner = pool.submit(*call)
-            except BrokenExecutor as error:
+            except RuntimeError as error:  # the worker broke, or was shut down meanwhile
                 self._finish(worker, future, None, error)
                 continue
+            if self._closed:
+                _kill(pool)  # `shutdown` may have looked before there was a process
             inner.add_done_callback(lambda done, w=worker, f=future: self._done(w, f, done))  # type: ignore[misc]
 
     def _done(self, worker: int, future: Future[Any], inner: Future[Any]) -> None:
@@ -150,14 +156,65 @@ def _processes(pool: ProcessPoolExecutor) -> dict[int, multiprocessing.Process]:
     return dict(pool._processes or {})  # noqa: SLF001
 
 
-def _start_process(niceness: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in _processes(pool).values():
+        process.kill()
+
+
+class _WorkerProcess(SpawnProcess):
+    """A spawned process that does not run the main script.
+
+    Any other would, up to ``if __name__ == "__main__"``: a script without that line would start its session over
+    again in every worker, and the command line would load torch there.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _without_main_script():
+            return SpawnProcess._Popen(process_obj)  # noqa: SLF001 - the one place where a process is launched
+
+
+class _WorkerContext(SpawnContext):
+    Process = _WorkerProcess
+
+
+_launching = threading.Lock()
+
+
+@contextmanager
+def _without_main_script() -> Iterator[None]:
+    """Leave the main script out of what processes started in this thread are told."""
+    with _launching:
+        prepare, thread = spawn.get_preparation_data, threading.get_ident()
+
+        def without_main(name: str) -> dict[str, Any]:
+            data = prepare(name)
+            if threading.get_ident() == thread:
+                data.pop("init_main_from_path", None)
+                data.pop("init_main_from_name", None)
+            return data
+
+        spawn.get_preparation_data = without_main
+        try:
+            yield
+        finally:
+            spawn.get_preparation_data = prepare
+
+
+def _start_process(niceness: int, initializer: bytes) -> None:
+    """Prepare a worker process.
+
+    The initializer comes pickled, so that the modules it needs, seconds of work, are loaded under the eyes of the
+    thread that ends this process with its parent.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     if niceness:
         os.nice(niceness)
-    if initializer is not None:
-        initializer(*initargs)
+    initialize, arguments = pickle.loads(initializer)  # noqa: S301 - from the parent process, which sent all else so too
+    if initialize is not None:
+        initialize(*arguments)
 
 
 def _end_with(sentinel: int) -> None:

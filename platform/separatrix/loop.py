@@ -145,6 +145,8 @@ class Loop:
             self._sample()
             done = self._status.steps >= self._status.target
             self._finish(RunState.FINISHED if done else RunState.STOPPED, "")
+        except SeedingStoppedError as stopped:
+            self._finish(RunState.STOPPED, str(stopped))
         except BaseException as error:
             self._fail(error)
             raise
@@ -159,9 +161,9 @@ class Loop:
         store.log("started", target=self._status.target, workers=self._workers, pid=os.getpid())
         observables = Observables(config, read_atoms(store.path / "system" / "topology.pdb"))
         threads = max(1, (os.cpu_count() or 1) // max(1, self._workers))
-        self._update(message="measuring the platforms of this machine")
+        self._commit(message="measuring the platforms of this machine")  # readers see that the run goes on
         speed = choose_platform(store, config, self._platform, threads)
-        self._update(platform=speed.platform, raw_steps_per_second=speed.steps_per_second, state=RunState.SEEDING)
+        self._commit(platform=speed.platform, raw_steps_per_second=speed.steps_per_second, state=RunState.SEEDING)
         self._start_executors(WorkerSpec(run=store.path, platform=speed.platform, threads=threads))
         ensure_seed_paths(store, config, observables, speed.platform, threads, self._report_seeding)
         model, density, self._last_lesson_shots = restore_model(store)
@@ -207,9 +209,9 @@ class Loop:
                 self._commit()
         if self._control.stopped:
             self._drain()
-        elif self._lesson is not None:
-            wait([self._lesson])
-            self._adopt(self._lesson)
+        self._commit()  # a training may take longer than what a kill -9 can cost
+        while self._lesson is not None and not self._control.stopped:
+            self._harvest(_POLL_SECONDS)
 
     def _fill(self) -> None:
         """Keep every worker busy, and one trial waiting for each, as far as chains and target allow."""
@@ -224,10 +226,13 @@ class Loop:
         self._flights[self._shooters.submit(shoot, flight.task)] = flight
 
     def _harvest(self, timeout: float) -> None:
+        """Wait for whatever ends first, and take in all that has ended."""
         waiting: list[Future[Any]] = [*self._flights]
         if self._lesson is not None:
             waiting.append(self._lesson)
         done, _ = wait(waiting, timeout=timeout, return_when=FIRST_COMPLETED)
+        if self._lesson is not None and self._lesson in done:
+            self._adopt(self._lesson)
         for future in [future for future in self._flights if future in done]:
             flight = self._flights.pop(future)
             try:
@@ -291,8 +296,6 @@ class Loop:
     # -- learning --------------------------------------------------------------------------------------------------
 
     def _learn(self) -> None:
-        if self._lesson is not None and self._lesson.done():
-            self._adopt(self._lesson)
         if self._lesson is None and training_due(self._store.n_shots, self._last_lesson_shots):
             self._commit()
             self._last_lesson_shots = self._store.n_shots
@@ -319,7 +322,7 @@ class Loop:
     # -- holding and ending ----------------------------------------------------------------------------------------
 
     def _hold(self) -> None:
-        while self._flights:
+        while self._flights and not self._control.stopped:
             self._harvest(_POLL_SECONDS)
         self._seconds_before = self._seconds()
         self._started = None
@@ -340,10 +343,9 @@ class Loop:
     def _fail(self, error: BaseException) -> None:
         """Record why the run ended; a disk that is full may refuse even that, and must not hide the first error."""
         message = str(error) if isinstance(error, SeparatrixError) else f"{type(error).__name__}: {error}"
-        state = RunState.STOPPED if isinstance(error, SeedingStoppedError) else RunState.FAILED
-        self._status = replace(self._status, state=state, message=message)
+        self._status = replace(self._status, state=RunState.FAILED, message=message)
         with contextlib.suppress(SeparatrixError):
-            self._finish(state, message)
+            self._finish(RunState.FAILED, message)
 
     def _shut_down(self) -> None:
         for executor in self._executors:

@@ -32,6 +32,8 @@ class Observables:
 
     def __init__(self, config: RunConfig, atoms: Atoms) -> None:
         self.n_atoms = n_atoms = len(atoms.names)
+        self._own_starts = config.system.kind == "potential"
+        self._own_path = config.seeding.trajectory is not None
         if not config.collective_variables:
             raise ConfigError('collective_variables: expected at least one, such as phi = "dihedral(4, 6, 8, 14)"')
         self.columns = Columns(config.collective_variables, n_atoms)
@@ -64,9 +66,18 @@ class Observables:
         """Return descriptors (n_frames, d) of positions (n_frames, n_atoms, 3) nm."""
         return self.descriptors.array(positions, box)
 
-    def check_starts(self, starts: Mapping[str, Snapshot]) -> None:
-        """Refuse start configurations outside their states, and states that overlap.
+    def starts_in_states(self, starts: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
+        """Return for each state the first of the starts inside it, in the order of the states; some may have none."""
+        found: dict[int, Snapshot] = {}
+        for start in starts.values():
+            found.setdefault(self.observe(start.positions, start.box)[0], start)
+        return {name: found[index] for index, name in enumerate(self.states.names) if index in found}
 
+    def check_starts(self, starts: Mapping[str, Snapshot]) -> None:
+        """Refuse states that no start lies in, and states that overlap.
+
+        The starts of a custom landscape belong to its states by name. Those of the catalogue need not, the states may
+        be the user's own: one start in any of them is enough, and none is needed with a path of one's own.
         Overlap is looked for at the starts and at 20,000 points of the space of collective variables.
 
         Raises
@@ -77,22 +88,15 @@ class Observables:
             Naming both states and a point in both.
         """
         names = self.states.names
-        if set(starts) != set(names):
+        values = {name: self._cvs_of(start) for name, start in starts.items()}
+        if self._own_starts:
+            self._check_own_starts(values)
+        elif not (self.starts_in_states(starts) or self._own_path):
+            found = "; ".join(self._describe(point) for point in values.values())
             raise ConfigError(
-                f"system.start: expected one configuration for each state ({', '.join(names)}), "
-                f"got {', '.join(starts) or 'none'}"
+                f"states: expected a start of the system inside one of them ({', '.join(names)}), but its starts lie "
+                f"at {found}; change a state, or give a transition of your own with seeding.trajectory"
             )
-        values = {}
-        for name, snapshot in starts.items():
-            box = None if snapshot.box is None else snapshot.box[None]
-            values[name] = self.cvs(snapshot.positions[None], box)[0]
-            found = int(self.states.array(values[name][None])[0])
-            if found != names.index(name):
-                where = "outside every state" if found < 0 else f"in state {names[found]!r}"
-                raise ConfigError(
-                    f"system.start.{name}: expected a configuration inside state {name!r}, this one lies {where} "
-                    f"({self._describe(values[name])}); state {name} = {self.states.expressions[name]!r}"
-                )
         probes = self._probes(np.stack(list(values.values())))
         if (overlap := self.states.overlap(probes)) is not None:
             first, second, row = overlap
@@ -100,6 +104,27 @@ class Observables:
                 f"states: {names[first]!r} and {names[second]!r} overlap, for example at "
                 f"{self._describe(probes[row])}; make them exclude each other"
             )
+
+    def _check_own_starts(self, values: Mapping[str, FloatArray]) -> None:
+        names = self.states.names
+        if set(values) != set(names):
+            raise ConfigError(
+                f"system.start: expected one configuration for each state ({', '.join(names)}), "
+                f"got {', '.join(values) or 'none'}"
+            )
+        for name, point in values.items():
+            found = int(self.states.array(point[None])[0])
+            if found != names.index(name):
+                where = "outside every state" if found < 0 else f"in state {names[found]!r}"
+                raise ConfigError(
+                    f"system.start.{name}: expected a configuration inside state {name!r}, this one lies {where} "
+                    f"({self._describe(point)}); state {name} = {self.states.expressions[name]!r}"
+                )
+
+    def _cvs_of(self, snapshot: Snapshot) -> Float32Array:
+        box = None if snapshot.box is None else snapshot.box[None]
+        cvs: Float32Array = self.cvs(snapshot.positions[None], box)[0]
+        return cvs
 
     def _probes(self, values: Float32Array) -> Float32Array:
         """Return points (n, k) where two states might meet: all angles; other columns around starts and constants."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from separatrix.config import RunConfig
 from separatrix.engine import PlatformSpeed, measure_platforms, platform_properties
-from separatrix.errors import EngineError
+from separatrix.errors import EngineError, SeedingError
 from separatrix.observables import Observables
 from separatrix.records import Snapshot
-from separatrix.seeding import SeedingProgress, find_first_paths
+from separatrix.seeding import SeedingProgress, SeedPath, find_first_paths, path_from_trajectory
 from separatrix.store import Store
 from separatrix.systems import build_system
+from separatrix.systems.base import System
+from separatrix.trajectory import read_trajectory
 
 MAX_SEED_PATHS = 4
 """Different first paths looked for; further chains share them."""
@@ -43,6 +46,23 @@ def choose_platform(store: Store, config: RunConfig, platform: str, threads: int
     return best
 
 
+def own_seed_path(config: RunConfig, system: System, observables: Observables) -> SeedPath | None:
+    """Return the transition in the trajectory that the configuration names; None if it names none.
+
+    Raises
+    ------
+    SeedingError
+        If the file cannot be read, belongs to another system or holds no transition.
+    """
+    if config.seeding.trajectory is None:
+        return None
+    file, where = Path(config.seeding.trajectory), "seeding.trajectory"
+    positions, box = read_trajectory(file, system.topology, where=where)
+    if system.periodic and box is None:
+        raise SeedingError(f"{where}: {file}: expected a periodic box in every frame, found none")
+    return path_from_trajectory(positions, box if system.periodic else None, observables, file=str(file))
+
+
 def ensure_seed_paths(
     store: Store,
     config: RunConfig,
@@ -62,17 +82,27 @@ def ensure_seed_paths(
     missing = sorted(set(range(n_chains)) - set(store.seed_chains()))
     if not missing:
         return
+    system = build_system(config)
+    own = own_seed_path(config, system, observables)
+    if own is not None:
+        write_seed_paths(store, missing, [own])
+        return
     paths = find_first_paths(
         store.system_xml,
         config,
         observables,
-        build_system(config).starts,
+        observables.starts_in_states(system.starts),
         platform=platform,
         properties=platform_properties(platform, threads),
         n_paths=min(n_chains, MAX_SEED_PATHS),
         report=report,
     )
-    for chain in missing:
+    write_seed_paths(store, missing, paths)
+
+
+def write_seed_paths(store: Store, chains: Iterable[int], paths: Sequence[SeedPath]) -> None:
+    """Store a first path for each chain; chains share them in turn."""
+    for chain in chains:
         path = paths[chain % len(paths)]
         store.write_seed_path(chain, path.positions, path.box)
         store.log("seed path", chain=chain, method=path.method, n_frames=len(path.positions))

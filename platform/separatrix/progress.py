@@ -1,17 +1,32 @@
-"""A run in the terminal: one progress bar and the numbers that matter, from status snapshots."""
+"""A run in the terminal: a progress bar and the numbers that matter, from status snapshots."""
 
 from __future__ import annotations
 
+import math
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
+from separatrix.config import RunConfig
+from separatrix.estimates import perfect_yield
 from separatrix.records import RunState, Status
+
+LINE_INTERVAL = 30.0
+"""Seconds between lines where there is no terminal; a line also tells when the run begins something else."""
+
+_POLL_SECONDS = 0.5
+_PACE_SECONDS = 60.0
+_WIDE = 110
+_NARROW = 72
 
 
 class ProgressDisplay:
@@ -20,76 +35,187 @@ class ProgressDisplay:
     Parameters
     ----------
     status : called several times a second
+    config : of the run
     console : where to draw; a terminal gets a live display, anything else a line now and then
     """
 
-    def __init__(self, status: Callable[[], Status], console: Console | None = None) -> None:
-        self._status = status
+    def __init__(self, status: Callable[[], Status], config: RunConfig, console: Console | None = None) -> None:
+        self._status, self._config = status, config
         self._console = console or Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
-        self._task = self._bar.add_task("starting", total=None)
+        self._pace = _Pace()
+        self._stopping = False
+        self._ended = threading.Event()
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
+        self._lines = threading.Thread(target=self._print_lines, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         """Start drawing."""
         if self._console.is_terminal:
             self._live.start()
+        else:
+            self._lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Draw the last state and leave it standing."""
+        self._stopping = kind is KeyboardInterrupt
         if self._console.is_terminal:
             self._live.stop()
         else:
-            self._console.print(status_line(self._status()), highlight=False, soft_wrap=True)
+            self._ended.set()
+            self._lines.join()
+            self._print_line(self._status())
 
     def _render(self) -> Group:
         status = self._status()
-        total = status.target if status.state is not RunState.SEEDING else None
-        self._bar.update(self._task, description=status.state.value, completed=status.steps, total=total)
-        return Group(self._bar, status_table(status), f"[dim]{status.message}[/dim]")
+        left = self._pace.seconds_left(status)
+        head = Table.grid(padding=(0, 2), expand=True)
+        head.add_column(no_wrap=True)
+        head.add_column(ratio=1)
+        head.add_column(no_wrap=True)
+        head.add_column(no_wrap=True)
+        searching = activity(status) in _WITHOUT_STEPS
+        bar = ProgressBar(total=max(status.target, 1), completed=min(status.steps, status.target), pulse=searching)
+        head.add_row(
+            "stopping" if self._stopping else activity(status),
+            bar,
+            steps_in_words(status),
+            clock(status.seconds) + (f", {clock(left)} left" if left is not None and not self._stopping else ""),
+        )
+        message = [Text(status.message, style="dim", overflow="fold")] if status.message else []
+        return Group(head, self._numbers(status), *message)
+
+    def _numbers(self, status: Status) -> Table:
+        """Return the numbers in as many columns as the terminal has room for."""
+        width = self._console.width
+        n_columns = 3 if width >= _WIDE else 2 if width >= _NARROW else 1
+        table = Table.grid(padding=(0, 2))
+        cells = [
+            cell for name, text in status_numbers(status, self._config).items() for cell in (Text(name, "dim"), text)
+        ]
+        for start in range(0, len(cells), 2 * n_columns):
+            table.add_row(*cells[start : start + 2 * n_columns])
+        return table
+
+    def _print_lines(self) -> None:
+        shown, printed = "", -math.inf
+        while not self._ended.wait(_POLL_SECONDS):
+            status = self._status()
+            left = self._pace.seconds_left(status)
+            now = time.monotonic()
+            if activity(status) != shown or now - printed >= LINE_INTERVAL:
+                self._print_line(status, left)
+                shown, printed = activity(status), now
+
+    def _print_line(self, status: Status, left: float | None = None) -> None:
+        self._console.print(status_line(status, left), highlight=False, markup=False, soft_wrap=True)
 
 
-def status_table(status: Status) -> Table:
-    """Return the numbers of a status as a borderless table of two rows."""
-    table = Table.grid(padding=(0, 3))
-    pairs = status_numbers(status)
-    for _ in pairs:
-        table.add_column(justify="left")
-    table.add_row(*(f"[dim]{name}[/dim]" for name in pairs))
-    table.add_row(*pairs.values())
-    return table
+class _Pace:
+    """How fast steps came lately: trials of a run differ in length, and a run that goes on starts with many."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def seconds_left(self, status: Status) -> float | None:
+        """Take in a status and return the seconds to its target; None while that cannot be told."""
+        if status.state is not RunState.RUNNING or activity(status) in _WITHOUT_STEPS:
+            self._seen.clear()
+            return None
+        now = status.seconds
+        self._seen.append((now, status.steps))
+        while now - self._seen[0][0] > _PACE_SECONDS:
+            self._seen.popleft()
+        begun, steps = self._seen[0]
+        if status.steps == steps:
+            return None
+        return max(0, status.target - status.steps) * (now - begun) / (status.steps - steps)
 
 
-def status_numbers(status: Status) -> dict[str, str]:
-    """Return what the display shows: name to text with units."""
-    speed = f"{status.md_steps_per_second:,.0f}/s"
-    if status.raw_steps_per_second and status.workers:
-        share = status.md_steps_per_second / (status.raw_steps_per_second * status.workers)
-        speed += f" ({share:.0%} of raw)"
-    loss = "-" if status.validation_loss is None else f"{status.validation_loss:.3f} (chance 0.693)"
+_ACTIVITIES = {RunState.SEEDING: "finding a first path", RunState.RUNNING: "sampling"}
+_PREPARING = "preparing"
+_WITHOUT_STEPS = (_PREPARING, _ACTIVITIES[RunState.SEEDING])
+
+
+def activity(status: Status) -> str:
+    """Return in words what a run is doing."""
+    if status.state is RunState.RUNNING and status.seconds == 0:
+        return _PREPARING
+    return _ACTIVITIES.get(status.state, status.state.value)
+
+
+def steps_in_words(status: Status) -> str:
+    """Return the steps made and wanted."""
+    if status.steps > status.target:
+        return f"{status.steps:,} steps ({status.target:,} wanted)"
+    return f"{status.steps:,} of {status.target:,} steps"
+
+
+def status_numbers(status: Status, config: RunConfig, yield_error: float | None = None) -> dict[str, str]:
+    """Return the numbers of a status: name to text with units, none longer than 26 characters in ordinary runs.
+
+    Parameters
+    ----------
+    yield_error : standard error of the yield; without it that of independent trials
+    """
+    steps, n_states = status.steps, len(config.states)
+    yield_text = "-"
+    if steps:
+        p = (status.transitions + 1) / (steps + 2)  # no transition in few shots is no certainty
+        error = math.sqrt(p * (1 - p) / steps) if yield_error is None else yield_error
+        yield_text = f"{status.yield_:.3f} ± {error:.3f}"
+        if config.sampling.selector == "lorentzian" and config.sampling.density_correction and n_states == 2:
+            yield_text += f" (best {perfect_yield(config.sampling.scale):.2f})"
+    loss = "-" if status.validation_loss is None else f"{status.validation_loss:.3f} (chance {math.log(n_states):.3f})"
+    share = "-"
+    if status.raw_steps_per_second and status.seconds:
+        share = f"{status.md_steps_per_second / (status.raw_steps_per_second * max(1, status.workers)):.0%}"
+        share += f" on {workers_in_words(status)}"
     return {
-        "transitions": f"{status.transitions} (expected {status.expected_transitions:.1f})",
-        "yield": f"{status.yield_:.3f} (limit 0.422)",
-        "accepted": str(status.accepted),
-        "MD steps": speed,
+        "transitions": f"{status.transitions:,} ({status.expected_transitions:,.1f} expected)",
+        "yield": yield_text,
+        "accepted": f"{status.accepted:,} ({status.accepted / steps:.0%} of steps)" if steps else "0",
         "held-out loss": loss,
-        "model": f"version {status.model_version}",
-        "failures": str(status.failures),
+        "MD speed": f"{status.md_steps_per_second:,.0f} steps/s",
+        "of bare speed": share,
+        "model": f"version {status.model_version}" if status.model_version else "untrained",
+        "failed attempts": f"{status.failures:,}",
     }
 
 
-def status_line(status: Status) -> str:
+def workers_in_words(status: Status) -> str:
+    """Return on what a run is sampled, such as ``2 x Reference``."""
+    return f"{status.workers} x {status.platform}" if status.workers > 1 else status.platform
+
+
+def status_line(status: Status, seconds_left: float | None = None) -> str:
     """Return a status in one line, for logs and pipes."""
-    numbers = ", ".join(f"{name} {text}" for name, text in status_numbers(status).items())
-    return f"{status.state.value}: {status.steps} of {status.target} steps, {numbers}"
+    parts = [steps_in_words(status)]
+    if status.steps:
+        parts += [
+            f"{status.transitions:,} transitions ({status.expected_transitions:,.1f} expected)",
+            f"{status.accepted:,} accepted",
+            f"{status.md_steps_per_second:,.0f} MD steps/s",
+        ]
+    if status.model_version:
+        parts.append(f"model {status.model_version}")
+    if status.failures:
+        parts.append(f"{status.failures:,} failed attempts")
+    parts.append(clock(status.seconds) + (f", {clock(seconds_left)} left" if seconds_left is not None else ""))
+    if status.message:
+        parts.append(status.message)
+    return f"{activity(status)}: {', '.join(parts)}"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> clock(75.4), clock(3 * 86400 + 7205)
+    ('0:01:15', '3 d 2:00:05')
+    """
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days} d " if days else "") + f"{hour}:{minute:02}:{second:02}"

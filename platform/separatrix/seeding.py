@@ -129,7 +129,7 @@ def find_first_paths(
 
     Parameters
     ----------
-    starts : for each state a configuration inside it
+    starts : for each state, or for some of them, a configuration inside it; steered runs need two
     n_paths : paths wanted; more than one lets chains start differently
 
     Raises
@@ -159,11 +159,12 @@ def find_first_paths(
         if search.found:
             return tuple(search.found)
     blown_up = f" ({', '.join(search.blown_up)} blew up)" if search.blown_up else ""
+    alone = f" (which need a second start: there is one in {next(iter(starts))} alone)" if len(starts) < 2 else ""
     raise SeedingError(
         f"no transition between {' and '.join(observables.states.names)} was seen in {search.seconds:.0f} s "
         f"({search.frames} frames): neither in hot runs at {', '.join(f'{t:.0f} K' for t, _ in stages)} nor in "
-        f"steered runs{blown_up}. Raise seeding.time_limit or seeding.temperature, or give a path of your own with "
-        "seeding.trajectory"
+        f"steered runs{alone}{blown_up}. Raise seeding.time_limit or seeding.temperature, or give a path of your own "
+        "with seeding.trajectory"
     )
 
 
@@ -188,13 +189,16 @@ def cut_transitions(
         origin, piece = state, [frame]
 
 
-def path_from_trajectory(positions: FloatArray, box: FloatArray | None, observables: Observables) -> SeedPath:
+def path_from_trajectory(
+    positions: FloatArray, box: FloatArray | None, observables: Observables, *, file: str
+) -> SeedPath:
     """Cut the first transition out of a trajectory of one's own.
 
     Parameters
     ----------
     positions : (n_frames, n_atoms, 3), nm
     box : (n_frames, 3, 3), nm, or None
+    file : where it was read from, for the record and for errors
 
     Raises
     ------
@@ -210,11 +214,12 @@ def path_from_trajectory(positions: FloatArray, box: FloatArray | None, observab
         for i, state in enumerate(states)
     )
     for piece, _ in cut_transitions(frames, len(positions)):
-        return _seed_path(piece, "from a trajectory of one's own")
+        return _seed_path(piece, f"cut from {file}")
     visited = {observables.states.names[state] for state in set(states.tolist()) if state >= 0}
     raise SeedingError(
-        f"seeding.trajectory: expected a path from one state to another with frames between them, found "
-        f"{len(positions)} frames that visit {', '.join(sorted(visited)) or 'no state'}"
+        f"seeding.trajectory: {file}: expected a path from one state to another with frames between them, found "
+        f"{len(positions)} frames that visit {' and '.join(sorted(visited)) or 'no state'}; give a file with a "
+        "transition in it, or widen the states"
     )
 
 

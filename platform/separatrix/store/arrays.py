@@ -218,6 +218,16 @@ def replace_json(path: Path, metadata: Json, scratch: Path) -> None:
     scratch.replace(path)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line of text, whole or not at all: what a full disk cut short would spoil the next line too."""
+    octets = line.encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        if file.write(octets) < len(octets):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def plain(value: Any) -> Any:
     """Return a value as strict JSON holds it; numbers that are not finite become words, as in zarr's fill values.
 

@@ -24,13 +24,16 @@ def acquire(run: Path) -> FileLock:
         Another process is writing the run.
     """
     file = run / "lock"
-    holder = file.read_text() if file.exists() else ""
     lock = FileLock(file, timeout=_PATIENCE, thread_local=False)
     try:
         lock.acquire(poll_interval=_PATIENCE / 10)
     except Timeout:
-        raise RunLockedError(f"{run} is being written by {holder or 'another process'}") from None
-    file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        raise RunLockedError(f"{run} is being written by {file.read_text() or 'another process'}") from None
+    try:
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    except BaseException:
+        lock.release()
+        raise
     return lock
 
 

@@ -35,6 +35,7 @@ from separatrix.records import Float32Array, FloatArray, IntArray
 from separatrix.store.arrays import (
     Json,
     Table,
+    append_line,
     create_group,
     disk_errors,
     plain,
@@ -406,9 +407,9 @@ class Store:
     def log(self, event: str, **data: Any) -> None:
         """Append a line of JSON to ``RUN/log.jsonl``: the unix time, the event, and its data as plain values."""
         self._require_writable()
-        line = json.dumps(plain({"time": time.time(), "event": event, **data}), allow_nan=False)
-        with disk_errors(self.path, self._committed.shots), (self.path / "log.jsonl").open("a") as file:
-            file.write(line + "\n")
+        line = json.dumps(plain({"time": time.time(), "event": event, **data}), allow_nan=False) + "\n"
+        with disk_errors(self.path, self._committed.shots):
+            append_line(self.path / "log.jsonl", line)
 
     @property
     def _scratch(self) -> Path:
