@@ -17,7 +17,8 @@ from separatrix.estimates import calibration, path_multiplicities
 from separatrix.records import Density, Reason
 from separatrix.selector import density_of
 from separatrix.store import Store
-from separatrix.trainer import TrainingReport, build_training_data, expected_efficiency, train
+from separatrix.trainer import TrainingReport, expected_efficiency, train
+from separatrix.training_data import build_training_data
 
 DENSITY_PATHS = 200
 """The density along p_B is taken over this many of the newest accepted paths."""

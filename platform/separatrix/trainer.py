@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,13 +24,8 @@ from torch.nn import functional
 
 from separatrix.committor import WIDTHS, Committor, effective_q, evaluate, probabilities, single_thread
 from separatrix.config import CommittorConfig
-from separatrix.records import NO_STATE, Float32Array, IntArray, Reason
-
-FRAMES_PER_SHOT: Final = 5
-"""Labelled frames kept per shot, on average. Neighbours tell the same story: 8 or 24 gave no better model."""
-
-HALF_WEIGHT: Final = 2.0
-"""Weight of the frames of one half-trajectory together; the shooting point has one per half."""
+from separatrix.records import Float32Array, IntArray
+from separatrix.training_data import TrainingData
 
 BATCH: Final = 512
 """Rows per optimisation step, or an eighth of them where there are fewer."""
@@ -54,39 +48,6 @@ PENALTY_STEP: Final = 2.0
 """Factor between the strength in use and its challenger in every second training after that."""
 
 GOLDEN: Final = 0.6180339887498949
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingData:
-    """Training records: shooting points with their counts, and frames labelled by the end of their half.
-
-    Attributes
-    ----------
-    features : (n, d) float32
-    targets : (n, n_states) float32, how many trajectories from this row ended in each state
-    weights : (n,) float32
-    shot : (n,) integers, the shot a row belongs to; rows of a shot are held out together
-    is_shooting_point : (n,) bool
-    """
-
-    features: Float32Array
-    targets: Float32Array
-    weights: Float32Array
-    shot: IntArray
-    is_shooting_point: NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        """Refuse arrays that do not line up and features that are no numbers."""
-        n = len(self.features)
-        lengths = [len(self.targets), len(self.weights), len(self.shot), len(self.is_shooting_point)]
-        if self.features.ndim != 2 or self.targets.ndim != 2 or any(length != n for length in lengths):
-            raise ValueError(f"expected {n} rows in every array of the training data, got {lengths}")
-        finite = np.isfinite(self.features).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            column = int(np.argmin(np.isfinite(self.features[row])))
-            found = f"{self.features[row, column]} in column {column} of shot {self.shot[row]}"
-            raise ValueError(f"expected finite features, got {found}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -185,81 +146,6 @@ def held_out_by(shot: IntArray, members: int, fraction: float) -> NDArray[np.boo
     place = np.asarray(shot, dtype=np.int64) * GOLDEN
     offsets = np.arange(members)[:, None] / members
     return np.asarray((place + offsets) % 1.0 < fraction)
-
-
-def build_training_data(
-    *, shots: Mapping[str, NDArray[Any]], frames: Mapping[str, NDArray[Any]], n_states: int, config: CommittorConfig
-) -> TrainingData:
-    """Make training records from shots and the frames of their half-trajectories.
-
-    Every frame carries the end state of its half: by the Markov property that is a fair draw of the committor from that
-    frame on. Two things keep it fair and honest:
-
-    - Frames are thinned evenly in *time*, with one spacing for all shots, and each stands for the time since the stored
-      frame before it. One weight per half (dividing by its length) would be biased: how long a half takes depends on
-      where it ends, and a weight must not know the future of its frame.
-    - Frames of a half share one outcome, so all of them together weigh ``HALF_WEIGHT``, on average over the halves.
-
-    Failures and halves that reached no state are no records.
-
-    Parameters
-    ----------
-    shots : columns of the shots, row = shot: ``ends`` (n_shots, 2), the state at the end of the half with negative
-        offsets and of that with positive ones, and ``reason`` (n_shots,)
-    frames : ``features`` (m, d), ``shot`` (m,) and ``offset`` (m,), the place relative to the shooting point in saved
-        frames; the frame with offset 0 is the shooting point
-    n_states : number of states
-    config : says whether to train on frames too
-
-    Returns
-    -------
-    TrainingData
-        The shooting points in the order of their shots, then the frames.
-
-    Raises
-    ------
-    ValueError
-        If a shot has no frame with offset 0.
-    """
-    ends = np.where((shots["reason"] == Reason.FAILURE)[:, None], NO_STATE, shots["ends"])
-    features, shot, offset = frames["features"], frames["shot"].astype(np.int64), frames["offset"].astype(np.int64)
-    states = np.arange(n_states)
-    counts = (ends[:, :, None] == states).sum(axis=1).astype(np.float32)
-    recorded = np.flatnonzero(counts.any(axis=1))
-    at_zero = np.flatnonzero(offset == 0)
-    at_zero = at_zero[np.argsort(shot[at_zero], kind="stable")]
-    at_zero = at_zero[np.isin(shot[at_zero], recorded)]
-    if not np.array_equal(shot[at_zero], recorded):
-        missing = np.setdiff1d(recorded, shot[at_zero])
-        raise ValueError(f"expected one frame with offset 0 for every shot, got none or several, shots {missing[:5]}")
-    labels = ends[shot, (offset > 0).astype(np.int64)]
-    chosen, weights = _thinned(shot, offset, labels if config.frames else np.full_like(labels, NO_STATE), len(recorded))
-    rows = np.concatenate([at_zero, chosen])
-    return TrainingData(
-        features=features[rows].astype(np.float32, copy=False),
-        targets=np.concatenate([counts[recorded], (labels[chosen, None] == states).astype(np.float32)]),
-        weights=np.concatenate([np.ones(len(recorded), np.float32), weights]),
-        shot=shot[rows],
-        is_shooting_point=np.arange(len(rows)) < len(recorded),
-    )
-
-
-def _thinned(shot: IntArray, offset: IntArray, labels: IntArray, n_shots: int) -> tuple[IntArray, Float32Array]:
-    """Return rows of labelled frames evenly spaced in time, over all halves laid end to end, and their weights."""
-    half = 2 * shot + (offset > 0)
-    order = np.lexsort((np.abs(offset), half))
-    order = order[(offset[order] != 0) & (labels[order] != NO_STATE)]
-    if len(order) == 0:
-        return order, np.zeros(0, np.float32)
-    distance, half = np.abs(offset[order]), half[order]
-    first = np.diff(half, prepend=-1) != 0
-    # Stored frames may be thinned, each half in its own way: each stands for the frames since the one before.
-    elapsed = np.cumsum(np.where(first, distance, np.diff(distance, prepend=0)))
-    spacing = max(1.0, float(elapsed[-1]) / (FRAMES_PER_SHOT * max(n_shots, 1)))
-    ticks = np.diff(np.floor(elapsed / spacing), prepend=0.0)
-    chosen = np.flatnonzero(ticks > 0)
-    weights = ticks[chosen] * (HALF_WEIGHT * first.sum() / ticks.sum())
-    return order[chosen], weights.astype(np.float32)
 
 
 def train(

@@ -15,14 +15,13 @@ from separatrix.committor import Committor
 from separatrix.config import CommittorConfig
 from separatrix.records import NO_STATE, Reason
 from separatrix.trainer import (
-    TrainingData,
-    build_training_data,
     expected_efficiency,
     held_out_by,
     scaled_learning_rate,
     train,
     training_due,
 )
+from separatrix.training_data import FRAMES_PER_SHOT, HALF_WEIGHT, TrainingData, build_training_data
 
 CONFIG = CommittorConfig()
 Columns = dict[str, NDArray[Any]]
@@ -186,8 +185,8 @@ def test_frames_keep_their_share_of_the_weight() -> None:
     assert np.array_equal(data.shot[points], np.arange(200))
     assert np.all(data.targets[points].sum(axis=1) == 2)
     assert np.all(data.targets[~points].sum(axis=1) == 1)
-    assert data.weights[~points].sum() == pytest.approx(trainer.HALF_WEIGHT * 400, rel=1e-4)
-    assert (~points).sum() <= trainer.FRAMES_PER_SHOT * 200
+    assert data.weights[~points].sum() == pytest.approx(HALF_WEIGHT * 400, rel=1e-4)
+    assert (~points).sum() <= FRAMES_PER_SHOT * 200
     alone = build_training_data(shots=shots, frames=frames, n_states=2, config=CommittorConfig(frames=False))
     assert alone.is_shooting_point.all()
     assert np.array_equal(alone.targets, data.targets[points])

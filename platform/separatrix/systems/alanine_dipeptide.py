@@ -68,7 +68,7 @@ def _defaults(system: Mapping[str, Any]) -> dict[str, Any]:
         "collective_variables": {"phi": "dihedral(4, 6, 8, 14)", "psi": "dihedral(6, 8, 14, 16)"},
         "states": dict(_STATES[solvent]),
         "descriptors": {"internal_coordinates": "rotatable"},
-        "sampling": {"stride": 10, "max_frames": _MAX_FRAMES[solvent]},
+        "sampling": {"stride": 10, "max_frames": _MAX_FRAMES[solvent], "chains": 4},
     }
 
 
