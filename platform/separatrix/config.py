@@ -113,8 +113,11 @@ class CommittorConfig(_Section):
     minimum_learning_rate: float = _field(3e-3, "", "The scaled rate never falls below it: no model grows stale.", gt=0)
     window: int = _field(100, "shots", "Window of the expected-efficiency factor.", ge=10)
     held_out: float = _field(0.25, "", "Fraction of the shots each member never trains on.", gt=0, lt=1)
-    frames: bool = _field(
-        True, "", "Train on the labelled frames of every half-trajectory too, not on shooting points alone."
+    frames: bool | None = _field(
+        None,
+        "",
+        "Train on the labelled frames of every half-trajectory too, not on shooting points alone. By default with "
+        "Brownian dynamics only: with inertia a frame's label also carries its velocity.",
     )
 
 

@@ -57,8 +57,10 @@ def build_training_data(
 ) -> TrainingData:
     """Make training records from shots and the frames of their half-trajectories.
 
-    Every frame carries the end state of its half: by the Markov property that is a fair draw of the committor from that
-    frame on. Two things keep it fair and honest:
+    With ``config.frames`` every frame carries the end state of its half: by the Markov property that is a fair draw of
+    the committor from that frame on. It is so for overdamped dynamics; with inertia a frame on its way to B carries the
+    velocity that takes it there, and p_B comes out too steep (vacuum alanine dipeptide, 1,500 shots: calibration slope
+    0.68 with frames, 1.08 without; loss on new shots 0.652 and 0.589). Two things keep it fair and honest:
 
     - Frames are thinned evenly in *time*, with one spacing for all shots, and each stands for the time since the stored
       frame before it. One weight per half (dividing by its length) would be biased: how long a half takes depends on

@@ -154,3 +154,11 @@ def test_a_wrong_configuration_says_where_in_one_line(data, words):
     assert message.startswith("run.toml: ")
     assert "\n" not in message
     assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames"), [("hummer-szabo", True), ("two-gaussians", False), ("alanine-dipeptide", False)]
+)
+def test_frames_train_the_committor_where_the_dynamics_has_no_inertia(kind: str, frames: bool) -> None:
+    assert resolve({"system": {"kind": kind}}).committor.frames is frames
+    assert resolve({"system": {"kind": kind}, "committor": {"frames": not frames}}).committor.frames is not frames

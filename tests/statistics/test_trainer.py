@@ -23,7 +23,7 @@ from separatrix.trainer import (
 )
 from separatrix.training_data import FRAMES_PER_SHOT, HALF_WEIGHT, TrainingData, build_training_data
 
-CONFIG = CommittorConfig()
+CONFIG = CommittorConfig(frames=True)
 Columns = dict[str, NDArray[Any]]
 
 
@@ -293,7 +293,7 @@ def test_the_size_of_the_ensemble_is_the_configured_one() -> None:
     rng = np.random.default_rng(6)
     x = rng.normal(size=(20, 3))
     for members in (1, 6):
-        assert fitted(draws(x[:, 0], x, rng), config=CommittorConfig(members=members)).members == members
+        assert fitted(draws(x[:, 0], x, rng), config=CommittorConfig(members=members, frames=True)).members == members
 
 
 @pytest.mark.parametrize(("n_columns", "states"), [(4, "AB"), (3, "ABC")])

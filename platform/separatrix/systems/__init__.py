@@ -31,7 +31,8 @@ def resolve(data: Mapping[str, Any], *, where: str = "configuration") -> RunConf
     """Return the complete configuration of a run: the user's values over the defaults of the system.
 
     Tables are merged key by key; ``collective_variables`` and ``states`` replace the system's own when given. Without
-    any descriptor the collective variables themselves are the descriptors. The result resolves to itself.
+    any descriptor the collective variables themselves are the descriptors, and frames train the committor where the
+    dynamics is overdamped. The result resolves to itself.
 
     Parameters
     ----------
@@ -50,10 +51,13 @@ def resolve(data: Mapping[str, Any], *, where: str = "configuration") -> RunConf
     _check_solvent(entry, system.get("solvent"), where)
     merged = _merge(entry.defaults(system), data)
     config = RunConfig.from_data(merged, where=where)
-    if config.descriptors.columns or config.descriptors.internal_coordinates != "none":
-        return config
-    columns = {"columns": list(config.collective_variables)}
-    return config.model_copy(update={"descriptors": config.descriptors.model_copy(update=columns)})
+    changes: dict[str, Any] = {}
+    if not config.descriptors.columns and config.descriptors.internal_coordinates == "none":
+        changes["descriptors"] = config.descriptors.model_copy(update={"columns": list(config.collective_variables)})
+    if config.committor.frames is None:
+        overdamped = config.system.integrator == "brownian"
+        changes["committor"] = config.committor.model_copy(update={"frames": overdamped})
+    return config.model_copy(update=changes)
 
 
 def build_system(config: RunConfig) -> System:
