@@ -115,7 +115,7 @@ def test_a_name_is_enough(kind):
     assert len(config.states) == 2
     assert config.collective_variables
     assert config.sampling.max_frames >= 2000
-    assert config.sampling.chains == SamplingConfig().chains
+    assert config.sampling.steps == SamplingConfig().steps
 
 
 def test_the_solvent_brings_states_of_its_own():
