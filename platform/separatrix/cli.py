@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from separatrix.config import apply_overrides, read_toml
+from separatrix.config import anchored, apply_overrides, read_toml
 from separatrix.diagnosis import diagnose
 from separatrix.errors import ConfigError, RunExistsError, SeparatrixError
-from separatrix.progress import status_line
-from separatrix.reader import Reader
-from separatrix.session import Session
+from separatrix.preparing import check_platform
+from separatrix.progress import activity, clock, status_numbers, steps_in_words
 from separatrix.systems import CATALOGUE
+
+if TYPE_CHECKING:
+    from separatrix.reader import Reader
+    from separatrix.session import Session
+
+# Session and reader are imported where they are used: they load torch, which takes seconds, and a mistyped option, a
+# list of systems or Ctrl-C must not wait for it.
 
 app = typer.Typer(
     name="separatrix",
@@ -68,11 +76,11 @@ def run_(
     run: RunPath,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=0, help="Monte Carlo steps the run should hold in total. Default: sampling.steps."),
+        typer.Option("--steps", help="Monte Carlo steps the run should hold in total. Default: sampling.steps."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=0, help="Worker processes; 0 samples in this process. Default: one per core."),
+        typer.Option("--workers", help="Worker processes; 0 samples in this process. Default: one per core."),
     ] = None,
     platform: Annotated[
         str, typer.Option("--platform", help="auto, Reference, CPU, CUDA or OpenCL.", show_default=True)
@@ -82,31 +90,35 @@ def run_(
     sets: SetOption = None,
 ) -> None:
     """Sample until the run holds the wanted number of steps; makes the run first with --system or --config."""
+    for name, number in (("--steps", steps), ("--workers", workers)):
+        if number is not None and number < 0:
+            raise ConfigError(f"{name}: expected 0 or more, got {number}")
+    check_platform(platform)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if (run / "run.zarr").exists():
-        session = Session.open(run)
-        if system or config or sets:
-            _check_same(session, run, system, config, sets)
-    else:
-        session = _create(run, system, config, sets)
+    session = _open_or_create(run, system, config, sets)
     try:
         status = session.run(steps, workers=workers, platform=platform)
     except KeyboardInterrupt:
-        print("stopped; everything is stored, the same command goes on from here", file=sys.stderr)
+        held = steps_in_words(session.status)
+        print(f"stopped at {held}; they are stored, the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
-    print(status_line(status))
+    print(f"{run}: {activity(status)}, {steps_in_words(status)}; look at it: separatrix show {run}")
 
 
 @app.command()
 def show(run: RunPath, as_json: JsonOption = False) -> None:
     """Show how a run stands."""
-    summary = Reader(run).summary()
+    from separatrix.reader import Reader  # noqa: PLC0415
+
+    reader = Reader(run)
     if as_json:
-        print(json.dumps(summary, indent=2, allow_nan=False))
+        print(json.dumps(reader.summary(), indent=2, allow_nan=False))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in summary.items():
-        table.add_row(name.replace("_", " "), _in_words(value))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _in_words(run, reader).items():
+        table.add_row(name, Text(text))
     Console().print(table)
 
 
@@ -130,13 +142,38 @@ def doctor(
         raise typer.Exit(1)
 
 
-def main() -> None:
-    """Run the command line; every deliberate error is one line on stderr and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every deliberate error is one line on stderr and exit code 2.
+
+    Parameters
+    ----------
+    arguments : in place of those of this process
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app()
+        code = app(args=given or ["--help"], prog_name="separatrix", standalone_mode=False)
+    except typer.TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "separatrix")
+        _fail(f"{error.format_message().rstrip('.')}; see {command} --help")
     except SeparatrixError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _open_or_create(run: Path, system: str | None, config: Path | None, sets: list[str] | None) -> Session:
+    from separatrix.session import Session  # noqa: PLC0415
+
+    if not (run / "run.zarr").exists():
+        return _create(run, system, config, sets)
+    session = Session.open(run)
+    if system or config or sets:
+        _check_same(session, run, system, config, sets)
+    return session
 
 
 def _create(run: Path, system: str | None, config: Path | None, sets: list[str] | None) -> Session:
@@ -145,6 +182,8 @@ def _create(run: Path, system: str | None, config: Path | None, sets: list[str] 
     data, where = _data(system, config, sets)
     if not data:
         raise ConfigError(f"{run}: no run there; make one with --system NAME or --config FILE.toml")
+    from separatrix.session import Session  # noqa: PLC0415
+
     return Session.create(run, data, where=where)
 
 
@@ -153,7 +192,7 @@ def _check_same(session: Session, run: Path, system: str | None, config: Path | 
     data, where = _data(system, config, sets)
     if not data:
         raise ConfigError(f"{run}: a run's configuration is fixed when it is made; leave --set out, or make a new run")
-    if Session.resolve(data, where=where).content_hash != session.config.content_hash:
+    if session.resolve(data, where=where).content_hash != session.config.content_hash:
         raise ConfigError(
             f"{run}: expected the configuration this run was made with ({run / 'config.toml'}), "
             "got another one; leave --system, --config and --set out to go on, or choose another folder"
@@ -164,20 +203,34 @@ def _data(system: str | None, config: Path | None, sets: list[str] | None) -> tu
     if system and config:
         raise ConfigError("expected --system or --config, got both; name the system in the file as system.kind")
     where = str(config) if config else "configuration"
-    data = read_toml(config) if config else {}
+    data = anchored(read_toml(config), config.parent) if config else {}
     if system:
         data = {"system": {"kind": system}}
     return (apply_overrides(data, sets or []) if data else {}), where
 
 
-def _in_words(value: Any) -> str:
-    match value:
-        case None:
-            return "-"
-        case float():
-            return f"{value:,.4g}"
-        case int():
-            return f"{value:,}"
-        case dict():
-            return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items() if not isinstance(part, list))
-    return str(value)
+def _in_words(run: Path, reader: Reader) -> dict[str, str]:
+    """Return what `show` tells people: name to text with units."""
+    config, status, summary = reader.config, reader.status(), reader.summary()
+    nanoseconds = status.md_steps * config.system.timestep * 1e-6
+    numbers = status_numbers(status, config, summary["yield_error"])
+    words = {
+        "run": str(run),
+        "system": f"{config.system.kind}, states {', '.join(config.states)}",
+        "state": status.state.value,
+        "steps": f"{steps_in_words(status)} in {config.sampling.chains} chains, {config.sampling.selector} selection",
+        **numbers,
+        "MD done": f"{status.md_steps:,} steps ({nanoseconds:,.3g} ns) in {clock(status.seconds)} of sampling",
+        "calibration": _calibration_in_words(summary["calibration"]),
+        "message": status.message,
+    }
+    return {name: text for name, text in words.items() if text}
+
+
+def _calibration_in_words(calibration: dict[str, Any] | None) -> str:
+    if calibration is None or calibration["slope"] is None:
+        return "-"
+    slope, intercept = (
+        f"{calibration[name]:.2f} ± {calibration[name + '_error']:.2f}" for name in ("slope", "intercept")
+    )
+    return f"slope {slope} (ideal 1), intercept {intercept} (ideal 0), on {calibration['n_shots']:,} held-out shots"

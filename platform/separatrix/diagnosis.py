@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -119,9 +120,20 @@ def _platforms() -> list[Finding]:
         if rank == 0:
             found += "; the fastest here, and what --platform auto takes"
         findings.append(Finding(level="ok", subject=f"platform {speed.platform}", found=found))
+    return findings + _plugins(load_failures())
+
+
+def _plugins(failures: Iterable[str]) -> list[Finding]:
+    """Return one finding for each library that platform plugins miss."""
+    missing: dict[str, list[str]] = {}
+    for failure in failures:
+        plugin, _, reason = failure.removeprefix("Error loading library ").partition(": ")
+        missing.setdefault(reason, []).append(Path(plugin).stem)
     advice = "Harmless without a GPU of this make; otherwise install its driver."
-    return findings + [
-        Finding(level="note", subject="platform plugin", found=failure, advice=advice) for failure in load_failures()
+    return [
+        Finding(level="note", subject="plugins", found=f"{', '.join(plugins)} not loaded: {reason}", advice=advice)
+        for reason, plugins in missing.items()
+        if not any(part in reason for others in missing.values() for part in others)  # they miss one of these
     ]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
@@ -39,7 +40,9 @@ class ProcessExecutor(Executor):
     Each worker is a pool of its own, so that a process that dies (out of memory, killed) takes only its own task
     with it: that future raises ``BrokenExecutor`` and the worker is replaced. Workers are spawned, never forked,
     and end by themselves within a second when this process dies, however it dies. They do not run the main script:
-    tasks and initializers are functions of modules that can be imported.
+    tasks and initializers are functions of modules that can be imported. Interrupts and polite requests to terminate
+    are blocked in them: terminals, ``timeout`` and batch systems send those to a whole group of processes, and this
+    process alone decides what becomes of its workers.
 
     Parameters
     ----------
@@ -170,7 +173,7 @@ class _WorkerProcess(SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
-        with _without_main_script():
+        with _without_main_script(), _without_interrupts():
             return SpawnProcess._Popen(process_obj)  # noqa: SLF001 - the one place where a process is launched
 
 
@@ -199,6 +202,20 @@ def _without_main_script() -> Iterator[None]:
             yield
         finally:
             spawn.get_preparation_data = prepare
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block signals in this thread, and so for good in the processes it starts."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # Python's own helper process; starting it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_process(niceness: int, initializer: bytes) -> None:

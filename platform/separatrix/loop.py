@@ -163,7 +163,12 @@ class Loop:
         threads = max(1, (os.cpu_count() or 1) // max(1, self._workers))
         self._commit(message="measuring the platforms of this machine")  # readers see that the run goes on
         speed = choose_platform(store, config, self._platform, threads)
-        self._commit(platform=speed.platform, raw_steps_per_second=speed.steps_per_second, state=RunState.SEEDING)
+        self._commit(
+            platform=speed.platform,
+            raw_steps_per_second=speed.steps_per_second,
+            state=RunState.SEEDING,
+            message="starting the workers",
+        )
         self._start_executors(WorkerSpec(run=store.path, platform=speed.platform, threads=threads))
         ensure_seed_paths(store, config, observables, speed.platform, threads, self._report_seeding)
         model, density, self._last_lesson_shots = restore_model(store)
@@ -176,8 +181,8 @@ class Loop:
         if self._control.stopped:
             raise SeedingStoppedError("stopped while looking for a first transition path")
         self._update(
-            message=f"looking for a first transition path: {progress.activity}, {progress.frames} frames, "
-            f"{progress.seconds:.0f} s of {self._config.seeding.time_limit:.0f} s, found {progress.found}"
+            message=f"{progress.activity}: {progress.frames:,} frames, "
+            f"{progress.seconds:.0f} of {self._config.seeding.time_limit:.0f} s, {progress.found} found"
         )
 
     def _start_executors(self, spec: WorkerSpec) -> None:

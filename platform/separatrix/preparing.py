@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from separatrix.config import RunConfig
-from separatrix.engine import PlatformSpeed, measure_platforms, platform_properties
-from separatrix.errors import EngineError, SeedingError
+from separatrix.engine import PlatformSpeed, measure_platforms, platform_names, platform_properties
+from separatrix.errors import ConfigError, EngineError, SeedingError
+from separatrix.expressions import suggestion
 from separatrix.observables import Observables
 from separatrix.records import Snapshot
 from separatrix.seeding import SeedingProgress, SeedPath, find_first_paths, path_from_trajectory
@@ -20,6 +21,19 @@ MAX_SEED_PATHS = 4
 """Different first paths looked for; further chains share them."""
 
 _MEASURE_SECONDS = 1.0
+
+
+def check_platform(platform: str) -> None:
+    """Refuse a platform that this machine does not have.
+
+    Raises
+    ------
+    ConfigError
+        Naming those that are there.
+    """
+    known = ("auto", *platform_names())
+    if platform not in known:
+        raise ConfigError(f"platform: there is no {platform!r} on this machine{suggestion(platform, known)}")
 
 
 def choose_platform(store: Store, config: RunConfig, platform: str, threads: int) -> PlatformSpeed:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -25,8 +26,9 @@ LINE_INTERVAL = 30.0
 
 _POLL_SECONDS = 0.5
 _PACE_SECONDS = 60.0
-_WIDE = 110
-_NARROW = 72
+_VALUE_WIDTH = 24
+_WIDE, _NARROW = 116, 80
+"""From these widths of the terminal on, the numbers stand in three columns and in two."""
 
 
 class ProgressDisplay:
@@ -43,7 +45,7 @@ class ProgressDisplay:
         self._status, self._config = status, config
         self._console = console or Console(stderr=True)
         self._pace = _Pace()
-        self._stopping = False
+        self._error: type[BaseException] | None = None
         self._ended = threading.Event()
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
         self._lines = threading.Thread(target=self._print_lines, name="progress", daemon=True)
@@ -51,7 +53,7 @@ class ProgressDisplay:
     def __enter__(self) -> Self:
         """Start drawing."""
         if self._console.is_terminal:
-            self._live.start()
+            self._live.start(refresh=True)
         else:
             self._lines.start()
         return self
@@ -60,16 +62,21 @@ class ProgressDisplay:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Draw the last state and leave it standing."""
-        self._stopping = kind is KeyboardInterrupt
+        self._error = kind
+        self._ended.set()
         if self._console.is_terminal:
             self._live.stop()
         else:
-            self._ended.set()
             self._lines.join()
-            self._print_line(self._status())
+            self._print_line(self._last_status())
+
+    def _last_status(self) -> Status:
+        """Return the status that is left standing; the message of an error belongs to whoever catches it."""
+        status = self._status()
+        return status if self._error is None else replace(status, message="")
 
     def _render(self) -> Group:
-        status = self._status()
+        status = self._last_status() if self._ended.is_set() else self._status()
         left = self._pace.seconds_left(status)
         head = Table.grid(padding=(0, 2), expand=True)
         head.add_column(no_wrap=True)
@@ -78,20 +85,22 @@ class ProgressDisplay:
         head.add_column(no_wrap=True)
         searching = activity(status) in _WITHOUT_STEPS
         bar = ProgressBar(total=max(status.target, 1), completed=min(status.steps, status.target), pulse=searching)
-        head.add_row(
-            "stopping" if self._stopping else activity(status),
-            bar,
-            steps_in_words(status),
-            clock(status.seconds) + (f", {clock(left)} left" if left is not None and not self._stopping else ""),
-        )
+        if self._error is KeyboardInterrupt:
+            head.add_row("stopping", bar, steps_in_words(status), clock(status.seconds))
+        else:
+            head.add_row(activity(status), bar, steps_in_words(status), _times(status, left))
+        numbers = [self._numbers(status)] if status.steps else []
         message = [Text(status.message, style="dim", overflow="fold")] if status.message else []
-        return Group(head, self._numbers(status), *message)
+        return Group(head, *numbers, *message)
 
     def _numbers(self, status: Status) -> Table:
         """Return the numbers in as many columns as the terminal has room for."""
         width = self._console.width
         n_columns = 3 if width >= _WIDE else 2 if width >= _NARROW else 1
         table = Table.grid(padding=(0, 2))
+        for column in range(n_columns):  # widths that numbers do not change, except in the last column
+            table.add_column(no_wrap=True)
+            table.add_column(no_wrap=True, min_width=_VALUE_WIDTH if column < n_columns - 1 else None)
         cells = [
             cell for name, text in status_numbers(status, self._config).items() for cell in (Text(name, "dim"), text)
         ]
@@ -121,29 +130,37 @@ class _Pace:
 
     def seconds_left(self, status: Status) -> float | None:
         """Take in a status and return the seconds to its target; None while that cannot be told."""
-        if status.state is not RunState.RUNNING or activity(status) in _WITHOUT_STEPS:
+        if activity(status) != _SAMPLING:
             self._seen.clear()
             return None
         now = status.seconds
         self._seen.append((now, status.steps))
-        while now - self._seen[0][0] > _PACE_SECONDS:
+        while len(self._seen) > 1 and now - self._seen[1][0] >= _PACE_SECONDS:
             self._seen.popleft()
         begun, steps = self._seen[0]
         if status.steps == steps:
             return None
-        return max(0, status.target - status.steps) * (now - begun) / (status.steps - steps)
+        return (status.target - status.steps) * (now - begun) / (status.steps - steps)
 
 
-_ACTIVITIES = {RunState.SEEDING: "finding a first path", RunState.RUNNING: "sampling"}
-_PREPARING = "preparing"
-_WITHOUT_STEPS = (_PREPARING, _ACTIVITIES[RunState.SEEDING])
+_PREPARING, _SEEDING, _SAMPLING, _FINISHING = "preparing", "finding a first path", "sampling", "finishing"
+_WITHOUT_STEPS = (_PREPARING, _SEEDING)
 
 
 def activity(status: Status) -> str:
     """Return in words what a run is doing."""
-    if status.state is RunState.RUNNING and status.seconds == 0:
-        return _PREPARING
-    return _ACTIVITIES.get(status.state, status.state.value)
+    match status.state:
+        case RunState.SEEDING:
+            return _PREPARING if status.steps else _SEEDING  # a run that goes on has its first paths
+        case RunState.RUNNING if status.seconds == 0:
+            return _PREPARING
+        case RunState.RUNNING:
+            return _SAMPLING if status.steps < status.target else _FINISHING
+    return status.state.value
+
+
+def _times(status: Status, left: float | None) -> str:
+    return clock(status.seconds) + (f", {clock(left)} left" if left is not None else "")
 
 
 def steps_in_words(status: Status) -> str:
@@ -154,7 +171,7 @@ def steps_in_words(status: Status) -> str:
 
 
 def status_numbers(status: Status, config: RunConfig, yield_error: float | None = None) -> dict[str, str]:
-    """Return the numbers of a status: name to text with units, none longer than 26 characters in ordinary runs.
+    """Return the numbers of a status: name to text with units, of 25 characters at most in ordinary runs.
 
     Parameters
     ----------
@@ -172,22 +189,21 @@ def status_numbers(status: Status, config: RunConfig, yield_error: float | None 
     share = "-"
     if status.raw_steps_per_second and status.seconds:
         share = f"{status.md_steps_per_second / (status.raw_steps_per_second * max(1, status.workers)):.0%}"
-        share += f" on {workers_in_words(status)}"
+        share += f" on {status.workers} x {status.platform}" if status.workers > 1 else f" on {status.platform}"
     return {
-        "transitions": f"{status.transitions:,} ({status.expected_transitions:,.1f} expected)",
+        "transitions": f"{status.transitions:,} ({_expected(status)} expected)",
         "yield": yield_text,
         "accepted": f"{status.accepted:,} ({status.accepted / steps:.0%} of steps)" if steps else "0",
         "held-out loss": loss,
         "MD speed": f"{status.md_steps_per_second:,.0f} steps/s",
-        "of bare speed": share,
+        "MD efficiency": share,
         "model": f"version {status.model_version}" if status.model_version else "untrained",
-        "failed attempts": f"{status.failures:,}",
+        "failures": f"{status.failures:,}",
     }
 
 
-def workers_in_words(status: Status) -> str:
-    """Return on what a run is sampled, such as ``2 x Reference``."""
-    return f"{status.workers} x {status.platform}" if status.workers > 1 else status.platform
+def _expected(status: Status) -> str:
+    return f"{status.expected_transitions:,.{1 if status.expected_transitions < 100 else 0}f}"
 
 
 def status_line(status: Status, seconds_left: float | None = None) -> str:
@@ -195,7 +211,7 @@ def status_line(status: Status, seconds_left: float | None = None) -> str:
     parts = [steps_in_words(status)]
     if status.steps:
         parts += [
-            f"{status.transitions:,} transitions ({status.expected_transitions:,.1f} expected)",
+            f"{status.transitions:,} transitions ({_expected(status)} expected)",
             f"{status.accepted:,} accepted",
             f"{status.md_steps_per_second:,.0f} MD steps/s",
         ]
@@ -203,7 +219,7 @@ def status_line(status: Status, seconds_left: float | None = None) -> str:
         parts.append(f"model {status.model_version}")
     if status.failures:
         parts.append(f"{status.failures:,} failed attempts")
-    parts.append(clock(status.seconds) + (f", {clock(seconds_left)} left" if seconds_left is not None else ""))
+    parts.append(_times(status, seconds_left))
     if status.message:
         parts.append(status.message)
     return f"{activity(status)}: {', '.join(parts)}"

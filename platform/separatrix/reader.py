@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from separatrix.committor import Committor
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import read_atoms
-from separatrix.errors import StoreError
+from separatrix.errors import ConfigError, StoreError
+from separatrix.estimates import transition_yield
 from separatrix.observables import Observables
-from separatrix.records import FloatArray, Reason, RunState, Status
+from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
 from separatrix.rows import restore_status
 from separatrix.store import SHOT_COLUMNS, Store, is_locked
 
@@ -45,10 +47,24 @@ class Reader:
         self.folder = Path(path).absolute()
         self._store = Store.open(self.folder)
         where = self.folder / "config.toml"
-        self.config = RunConfig.from_data(read_toml(where), where=str(where))
-        self.observables = Observables(self.config, read_atoms(self.folder / "system" / "topology.pdb"))
+        self.config = _read_config(where)
+        self.observables = Observables(self.config, _read_atoms(self.folder / "system" / "topology.pdb"))
+        self._check_config(where)
         self._tables: dict[str, dict[str, NDArray[Any]]] = {}
         self._models: dict[int, Committor] = {}
+
+    def _check_config(self, where: Path) -> None:
+        """Refuse a configuration that was changed since: what is stored would mean something else."""
+        for what, given, stored in (
+            ("states", self.observables.states.names, self._store.state_names),
+            ("collective variables", self.observables.columns.names, self._store.cv_names),
+            ("descriptors", self.observables.descriptors.names, self._store.feature_names),
+        ):
+            if tuple(given) != tuple(stored):
+                raise StoreError(
+                    f"{where}: expected the {what} this run was made with ({', '.join(stored)}), "
+                    f"found {', '.join(given)}; a run's configuration is fixed: undo the change, or make a new run"
+                )
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -103,6 +119,8 @@ class Reader:
         ------
         StoreError
             If there is no such version.
+        ColumnMismatchError
+            If it was trained on other descriptors than those of this run.
         """
         versions = self.model_versions
         if version is None:
@@ -111,7 +129,9 @@ class Reader:
             if version == 0:
                 self._models[0] = Committor.untrained(self._store.feature_names, self._store.state_names)
             else:
-                self._models[version] = Committor.from_bytes(self._store.model(version))
+                model = Committor.from_bytes(self._store.model(version))
+                model.check_columns(self._store.feature_names)
+                self._models[version] = model
         return self._models[version]
 
     def model_report(self, version: int) -> dict[str, Any]:
@@ -178,6 +198,8 @@ class Reader:
     def summary(self) -> dict[str, Any]:
         """Return what ``separatrix show --json`` prints."""
         status = self.status()
+        ends = self._follow("shots")["ends"]
+        share = transition_yield((ends[:, 0] != ends[:, 1]) & (ends >= 0).all(axis=1))
         report = self.model_report(status.model_version) if status.model_version else {}
         return {
             "path": str(self.folder),
@@ -190,6 +212,7 @@ class Reader:
             "accepted": status.accepted,
             "failures": status.failures,
             "yield": status.yield_,
+            "yield_error": share.error if math.isfinite(share.error) else None,
             "md_steps": status.md_steps,
             "seconds": status.seconds,
             "md_steps_per_second": status.md_steps_per_second,
@@ -230,6 +253,20 @@ class Reader:
             if len(next(iter(new.values()))):
                 self._tables[table] = {name: np.concatenate([known[name], new[name]]) for name in known}
         return self._tables[table]
+
+
+def _read_config(file: Path) -> RunConfig:
+    try:
+        return RunConfig.from_data(read_toml(file), where=str(file))
+    except ConfigError as error:
+        raise StoreError(f"the run is damaged: {error}; restore this file from a copy") from error
+
+
+def _read_atoms(topology: Path) -> Atoms:
+    try:
+        return read_atoms(topology)
+    except Exception as error:  # OpenMM's parser raises whatever it runs into
+        raise StoreError(f"the run is damaged: cannot read {topology}: {error}; restore it from a copy") from error
 
 
 def read(path: Path | str) -> Reader:

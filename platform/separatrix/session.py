@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from separatrix.engine import atoms_of, serialize
 from separatrix.errors import ConfigError, SeparatrixError
 from separatrix.loop import Control, Loop
 from separatrix.observables import Observables
-from separatrix.preparing import own_seed_path, write_seed_paths
+from separatrix.preparing import check_platform, own_seed_path, write_seed_paths
 from separatrix.progress import ProgressDisplay
 from separatrix.reader import Reader
 from separatrix.records import Status
@@ -42,7 +42,10 @@ class Session:
         self.path = Path(path).absolute()
         self.reader = Reader(self.path)
         self.config = self.reader.config
-        self._thread: threading.Thread | None = None
+        # Sampling is waited for by this event and never by joining its thread: a join that Ctrl-C interrupts takes the
+        # thread for ended (Python 3.11), and the process would exit under it.
+        self._ended = threading.Event()
+        self._ended.set()
         self._control = Control()
         self._loop: Loop | None = None
         self._error: BaseException | None = None
@@ -152,7 +155,10 @@ class Session:
             else:
                 self.wait()
         except KeyboardInterrupt:
-            self.stop()
+            self._control.stop()
+            while not self._ended.is_set():
+                with contextlib.suppress(KeyboardInterrupt):  # the impatient get their commit, too
+                    self._ended.wait()
             raise
         return self.status
 
@@ -164,12 +170,13 @@ class Session:
         SeparatrixError
             If the session is running already, or another process writes this run.
         """
-        if self._thread is not None and self._thread.is_alive():
+        if not self._ended.is_set():
             raise SeparatrixError(f"{self.path} is running already; pause or stop it first")
         if steps is not None and steps < 0:
             raise ConfigError(f"steps: expected 0 or more, got {steps}")
         if workers is not None and workers < 0:
             raise ConfigError(f"workers: expected 0 (in this process) or more, got {workers}")
+        check_platform(platform)
         target = self.config.sampling.steps if steps is None else steps
         if workers is None:
             workers = min(os.cpu_count() or 1, self.config.sampling.chains)
@@ -180,8 +187,9 @@ class Session:
         except BaseException:
             store.close()
             raise
-        self._thread = threading.Thread(target=self._work, args=(self._loop,), name=f"session {self.path.name}")
-        self._thread.start()
+        ended = threading.Event()
+        threading.Thread(target=self._work, args=(self._loop, ended), name=f"session {self.path.name}").start()
+        self._ended = ended
 
     def pause(self) -> None:
         """Finish the shots in flight, commit, and wait for `resume`; the workers stay alive."""
@@ -194,8 +202,7 @@ class Session:
     def stop(self) -> None:
         """Commit, end the workers and wait until that is done; shots in flight get a few seconds to finish."""
         self._control.stop()
-        if self._thread is not None:
-            self._thread.join()
+        self._ended.wait()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until sampling has ended; return whether it has.
@@ -205,22 +212,17 @@ class Session:
         SeparatrixError
             What ended it, if that was an error.
         """
-        if self._thread is None:
-            return True
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if not self._ended.wait(timeout):
             return False
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         return True
 
-    def _work(self, loop: Loop) -> None:
-        # Ctrl-C reaches the whole process group, and so does what `timeout` and batch systems send. Worker processes
-        # inherit this thread's mask and ignore both: the session alone decides what becomes of them.
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    def _work(self, loop: Loop, ended: threading.Event) -> None:
         try:
             loop.run()
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             self._error = error
+        finally:
+            ended.set()

@@ -103,3 +103,31 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     parent.wait()
     parent.stdout.close()
     assert wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), 5)
+
+
+def test_workers_do_not_run_the_main_script_again(tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(
+        "from separatrix.executors import ProcessExecutor\n"
+        "print('main script')\n"
+        "pool = ProcessExecutor(1)\n"
+        "print(pool.submit(pow, 2, 5).result(30), flush=True)\n"
+        "pool.shutdown()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split("\n") == ["main script", "32", ""]
+    assert done.stderr == ""
+
+
+def test_workers_ignore_interrupts_from_the_first_to_those_that_replace_others() -> None:
+    executor = ProcessExecutor(1)
+    for _ in range(2):
+        (worker,) = {executor.submit(os.getpid).result(30)}
+        task = executor.submit(time.sleep, 0.5)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker, number)
+        assert task.exception(30) is None
+        doomed = executor.submit(time.sleep, 60)
+        os.kill(worker, signal.SIGKILL)
+        assert isinstance(doomed.exception(30), BrokenExecutor)
+    executor.shutdown(wait=False)

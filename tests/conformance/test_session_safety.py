@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -27,8 +26,8 @@ from separatrix.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
-# Slow diffusion makes a shot take some 10 ms, so that moments lie between shots as well as within them.
-SYSTEM = {"system": {"kind": "hummer-szabo", "friction": 50.0}, "sampling": {"chains": 3}}
+# Slow diffusion makes a shot take some milliseconds, so that moments lie between shots as well as within them.
+SYSTEM = {"system": {"kind": "hummer-szabo", "friction": 20.0}, "sampling": {"chains": 3}}
 PLATFORM = ("--platform", "Reference")  # others take seconds to be timed, and sum in another order
 ORPHAN_SECONDS = 5.0
 PATIENCE = 60.0
@@ -181,7 +180,7 @@ def check_chain(reader, shots, chain, rows):
 
 
 @pytest.mark.parametrize(
-    ("n_kills", "steps"), [(8, 1200), pytest.param(20, 3000, marks=pytest.mark.slow)], ids=["eight", "twenty"]
+    ("n_kills", "steps"), [(8, 800), pytest.param(20, 3000, marks=pytest.mark.slow)], ids=["eight", "twenty"]
 )
 def test_a_run_survives_kills_at_random_moments(starter, path, n_kills, steps):
     rng = np.random.default_rng(n_kills)
@@ -191,7 +190,7 @@ def test_a_run_survives_kills_at_random_moments(starter, path, n_kills, steps):
     for kill in range(n_kills):
         session = starter.start(*command)
         kind = ("session", "worker", "all")[rng.integers(3)]
-        wait_for_kill(path, session, rng, enough=steps * (kill + 1) // (n_kills + 2))
+        wait_for_kill(path, rng, enough=steps * (kill + 1) // (n_kills + 2))
         if kind == "worker" and (workers := workers_of(session)):
             os.kill(workers[rng.integers(len(workers))].pid, signal.SIGKILL)
             time.sleep(rng.uniform(0, 1.5))
@@ -218,24 +217,23 @@ def test_a_run_survives_kills_at_random_moments(starter, path, n_kills, steps):
     assert not list((path / "pending").iterdir())
 
 
-def wait_for_kill(path, session, rng, enough):
+def wait_for_kill(path, rng, enough):
     """Wait for a random time, from the start or from the first commit on; no longer than the run has ``enough``."""
-    had, from_commit, delay = committed(path), rng.random() < 0.6, rng.uniform(0, 3)
-    start = time.monotonic()
-    while time.monotonic() < start + delay and committed(path) < enough:
-        if from_commit and committed(path) == had and time.monotonic() < start + PATIENCE:
-            delay += 0.02
-        assert psutil.pid_exists(session)
+    had = committed(path)
+    if rng.random() < 0.5:
+        wait_for(lambda: committed(path) > min(had, enough))
+    end = time.monotonic() + rng.uniform(0, 2)
+    while time.monotonic() < end and committed(path) < enough:
         time.sleep(0.02)
 
 
 def test_a_serial_run_killed_and_resumed_is_the_same_shot_by_shot(starter, tmp_path):
-    rng, steps = np.random.default_rng(3), 120
+    rng, steps = np.random.default_rng(3), 90
     for name in ("whole", "killed"):
         Session.create(tmp_path / name, SYSTEM)
     arguments = ("--steps", steps, "--workers", 0, *PLATFORM)
     killed = tmp_path / "killed"
-    for enough in (0, 15, 55, 85):
+    for enough in (0, 15, 50):
         session = starter.start("run", killed, *arguments)
         wait_for(lambda enough=enough: committed(killed) >= enough)
         time.sleep(rng.uniform(0, 0.7))
@@ -252,7 +250,7 @@ def test_a_serial_run_killed_and_resumed_is_the_same_shot_by_shot(starter, tmp_p
                 np.testing.assert_array_equal(again[table][name], column, f"{table}/{name}")
     stores = Store.open(tmp_path / "whole"), Store.open(killed)
     versions = stores[0].model_versions()
-    assert len(versions) > 3
+    assert len(versions) > 2
     assert stores[1].model_versions() == versions
     for version in versions:
         assert stores[0].model(version) == stores[1].model(version)
@@ -320,18 +318,18 @@ def small_disk(tmp_path):
 def test_a_full_disk_stops_a_run_and_loses_nothing(starter, small_disk, workers):
     path = small_disk / "run"
     Session.create(path, SYSTEM)
-    options = ("--workers", workers, *PLATFORM)
-    code, text = starter.run("run", path, "--steps", 40, *options)
+    options, serial = ("--workers", workers, *PLATFORM), ("--workers", 0, *PLATFORM)
+    code, text = starter.run("run", path, "--steps", 40, *serial)
     assert code == 0, text
     before = check_run(path)
     filler = small_disk / "filler"
-    fill(filler, leave=150_000)
+    fill(filler, leave=500_000)
 
     code, text = starter.run("run", path, "--steps", 10**5, *options)
     assert code == 2
     assert "Traceback" not in text
     error = text.strip().splitlines()[-1]
-    assert error.startswith(f"error: no space left on device at {path}: free some and run again; everything up to shot")
+    assert error.startswith(f"error: no space left on device at {path}: free some and run again")
     after = check_run(path)
     assert_prefix(before, after)
     assert len(after["shots"]["chain"]) > 40
@@ -347,7 +345,7 @@ def test_a_full_disk_stops_a_run_and_loses_nothing(starter, small_disk, workers)
     filler.unlink()
     (small_disk / "more").unlink()
     steps = committed(path) + 40
-    code, text = starter.run("run", path, "--steps", steps, *options)
+    code, text = starter.run("run", path, "--steps", steps, *serial)
     assert code == 0, text
     assert_prefix(after, check_run(path))
     assert Reader(path).summary()["state"] == "finished"
@@ -367,7 +365,7 @@ def fill(file, leave):
 
 def test_a_shot_whose_worker_is_killed_is_made_again(path):
     session = Session.open(path)
-    session.start(400, workers=2, platform="Reference")
+    session.start(200, workers=2, platform="Reference")
     try:
         wait_for(lambda: session.status.steps >= 20)
         os.kill(session._loop._shooters.process_ids[0], signal.SIGKILL)
@@ -431,7 +429,7 @@ def test_a_shot_that_always_fails_is_a_rejection_and_the_run_goes_on(tmp_path):
     assert (shots["accepted"][failed[0] + 1 :]).any()
 
 
-# -- paused, stopped, interrupted ---------------------------------------------------------------------------------------
+# -- paused, stopped, interrupted --------------------------------------------------------------------------------------
 
 
 def test_a_session_is_paused_resumed_and_stopped_in_the_background(path):
@@ -471,25 +469,26 @@ def test_a_session_is_paused_resumed_and_stopped_in_the_background(path):
     assert len(check_run(path)["shots"]["chain"]) == steps + 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_an_interrupted_command_commits_and_exits_130(path, number):
-    """Signal all processes, as a terminal, `timeout` and batch systems do; here with the true command."""
-    separatrix = Path(sys.executable).with_name("separatrix")
-    command = [separatrix, "run", path, "--steps", "1000000", "--workers", "2", *PLATFORM]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    with process:
-        wait_for(lambda: committed(path) > 0)
-        before = tables(path)
-        os.killpg(process.pid, number)
-        output, errors = process.communicate(timeout=30)
-        assert process.returncode == 130
-        wait_for(lambda: not processes(process.pid), ORPHAN_SECONDS)
-    assert output == ""
-    assert errors.splitlines()[-1].startswith("stopped")
-    assert "Traceback" not in errors
-    assert len(errors.splitlines()) <= 2  # and how the run stands
+@pytest.mark.parametrize(
+    ("number", "to_all", "times"),
+    [(signal.SIGINT, True, 1), (signal.SIGINT, True, 2), (signal.SIGTERM, True, 1), (signal.SIGTERM, False, 1)],
+    ids=["ctrl-c", "ctrl-c twice", "sigterm to all", "sigterm"],
+)
+def test_an_interrupted_command_commits_and_exits_130(starter, path, number, to_all, times):
+    """Terminals, `timeout` and batch systems signal all processes at once."""
+    session = starter.start("run", path, "--steps", 10**6, "--workers", 2, *PLATFORM)
+    wait_for(lambda: committed(path) > 0)
+    before = tables(path)
+    for _ in range(times):
+        (os.killpg if to_all else os.kill)(session, number)
+        time.sleep(0.05)
+    assert starter.wait(session) == 130, starter.text(session)
+    wait_for(lambda: not processes(session), ORPHAN_SECONDS)
+    lines = starter.text(session).splitlines()
+    assert sum(line.startswith("stopped") for line in lines) == 1
+    if times == 1:  # a second one may hit Python on its way out
+        assert lines[-1].startswith("stopped")
+        assert "Traceback" not in starter.text(session)
     assert Reader(path).status().state is RunState.STOPPED
     after = check_run(path)
     assert_prefix(before, after)
@@ -512,8 +511,9 @@ def test_ctrl_c_ends_the_search_for_a_first_path(starter, tmp_path):
 
 def main():
     """Start a command line for each list of arguments read, and wait for a process for each number."""
-    from separatrix import cli  # noqa: PLC0415 - tests do without it
+    from separatrix import cli, preparing  # noqa: PLC0415 - the tests do without the command line
 
+    preparing._MEASURE_SECONDS = 0.1  # every start would wait for it
     for line in sys.stdin:
         request = json.loads(line)
         if isinstance(request, int):

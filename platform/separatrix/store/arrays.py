@@ -12,7 +12,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,9 @@ from separatrix.errors import SeparatrixError, StoreError
 
 Json = dict[str, Any]
 
+RESTORE: Final = "restore it from a copy"
+"""What to do about a damaged run."""
+
 _ARRAY_CHUNK_BYTES: Final = 1 << 22
 _NOT_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -36,16 +39,18 @@ class Table:
     longer (2 ms each on ext4) than writing their rows.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Open the group at ``folder`` and all its columns.
+    def __init__(self, folder: Path, columns: Iterable[str]) -> None:
+        """Open the group at ``folder`` with these columns.
 
         Raises
         ------
         StoreError
-            Metadata are missing or damaged, or a column is compressed.
+            Metadata or a column are missing or damaged, or a column is compressed.
         """
-        self.attributes: Final[Json] = read_json(folder / "zarr.json")["attributes"]
-        self._columns: Final = {path.parent.name: _Column(path.parent) for path in sorted(folder.glob("*/zarr.json"))}
+        metadata = read_json(folder / "zarr.json")
+        with _reading(folder / "zarr.json"):
+            self.attributes: Final[Json] = metadata["attributes"]
+        self._columns: Final = {name: _Column(folder / name) for name in sorted(columns)}
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return rows ``start`` to ``stop`` of every column, reading nothing else."""
@@ -73,8 +78,14 @@ class _Column:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._metadata = read_json(folder / "zarr.json")
+        with _reading(folder / "zarr.json"):
+            self._read_layout()
+
+    def _read_layout(self) -> None:
         if [codec["name"] for codec in self._metadata["codecs"]] != ["bytes"]:
-            raise StoreError(f"expected an uncompressed column at {folder}, found codecs {self._metadata['codecs']}")
+            raise StoreError(
+                f"expected an uncompressed column at {self._folder}, found codecs {self._metadata['codecs']}"
+            )
         self._dtype = np.dtype(self._metadata["data_type"]).newbyteorder("<")
         self.length, *shape = self._metadata["shape"]
         self._shape = tuple(shape)
@@ -89,7 +100,7 @@ class _Column:
             with _reading(self._chunk(chunk)), self._chunk(chunk).open("rb", buffering=0) as file:
                 file.seek(offset)
                 if file.readinto(octets[part]) != part.stop - part.start:
-                    raise StoreError(f"the run is damaged: expected more bytes in {file.name}")
+                    raise StoreError(f"the run is damaged: expected more bytes in {file.name}; {RESTORE}")
         return rows
 
     def write(self, start: int, rows: NDArray[Any], scratch: Path) -> None:
@@ -207,7 +218,7 @@ def read_json(path: Path) -> Json:
     with _reading(path):
         metadata = json.loads(path.read_bytes())
     if not isinstance(metadata, dict):
-        raise StoreError(f"the run is damaged: expected a JSON object in {path}")
+        raise StoreError(f"the run is damaged: expected a JSON object in {path}; {RESTORE}")
     return metadata
 
 
@@ -284,8 +295,11 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except SeparatrixError:
         raise
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"the run is damaged: {path} lacks what it should hold ({error}); {RESTORE}") from error
     except (OSError, ValueError) as error:
-        raise StoreError(f"the run is damaged: cannot read {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise StoreError(f"the run is damaged: cannot read {path}: {reason or error}; {RESTORE}") from error
 
 
 def _write_all(file: int, octets: memoryview, offset: int) -> None:

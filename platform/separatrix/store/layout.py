@@ -11,7 +11,7 @@ import numpy as np
 
 from separatrix.errors import RunNotFoundError, StoreError
 from separatrix.records import Float32Array, Reason
-from separatrix.store.arrays import Json, create_column, create_group, read_group, read_json, write_array
+from separatrix.store.arrays import RESTORE, Json, create_column, create_group, read_group, read_json, write_array
 
 FORMAT: Final = 1
 """Version of the layout; a run of another version is refused."""
@@ -40,6 +40,8 @@ SHOT_COLUMNS: Final[dict[str, tuple[str, str, str]]] = {
     "time": ("<f8", "seconds since 1970-01-01", "when the trial was told"),
 }
 """Columns of ``shots``: numpy type, CF units and meaning; every column is 1-D except ``ends`` (n_shots, 2)."""
+
+FRAME_COLUMNS: Final = ("features", "cvs", "shot", "offset")
 
 _SHOTS_PER_CHUNK: Final = 4096
 _FRAMES_PER_CHUNK: Final = 1 << 14
@@ -107,9 +109,19 @@ def read_root(path: Path) -> Json:
     if not (path / "run.zarr" / "zarr.json").is_file():
         raise RunNotFoundError(f"no run at {path}: expected a folder that holds run.zarr")
     root = read_json(path / "run.zarr" / "zarr.json")
-    found = root.get("attributes", {}).get("separatrix_format")
+    attributes = root.get("attributes")
+    if not isinstance(attributes, dict) or "separatrix_format" not in attributes:
+        file = path / "run.zarr" / "zarr.json"
+        raise StoreError(f"the run is damaged: expected the attributes of a run in {file}; {RESTORE}")
+    found = attributes["separatrix_format"]
     if found != FORMAT:
         raise StoreError(f"expected format {FORMAT} of the run at {path}, found {found}: use the version that wrote it")
+    counts = attributes.get("committed")
+    if not isinstance(counts, dict) or set(counts) != set(Committed.__slots__):
+        raise StoreError(
+            f"the run is damaged: expected counts of {', '.join(Committed.__slots__)} as attribute committed in "
+            f"{path / 'run.zarr' / 'zarr.json'}, found {counts}; {RESTORE}"
+        )
     return root
 
 

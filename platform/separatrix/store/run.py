@@ -21,7 +21,8 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Self
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 from separatrix.errors import RunExistsError, StoreError
 from separatrix.records import Float32Array, FloatArray, IntArray
 from separatrix.store.arrays import (
+    RESTORE,
     Json,
     Table,
     append_line,
@@ -45,6 +47,7 @@ from separatrix.store.arrays import (
     write_array,
 )
 from separatrix.store.layout import (
+    FRAME_COLUMNS,
     SHOT_COLUMNS,
     Committed,
     create_arrays,
@@ -80,9 +83,19 @@ def write_trajectory(run: Path, name: str, positions: Float32Array, box: Float32
         The disk is full or cannot be written.
     """
     relative = f"pending/{name}-{uuid.uuid4().hex[:12]}"
-    with disk_errors(run):
+    with disk_errors(run), _whole(run / relative):
         write_path(run / relative, positions, box)
     return relative
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Remove a folder that could not be written: on a full disk its room is needed for a last commit."""
+    try:
+        yield
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 class Store:
@@ -98,8 +111,8 @@ class Store:
         self._zarr: Final = path / "run.zarr"
         self._lock = lock
         self._root = read_root(path)
-        self._shots: Final = Table(self._zarr / "shots")
-        self._frames: Final = Table(self._zarr / "frames")
+        self._shots: Final = Table(self._zarr / "shots", SHOT_COLUMNS)
+        self._frames: Final = Table(self._zarr / "frames", FRAME_COLUMNS)
         self._new_shots: list[bytes] = []
         self._new_frames: list[tuple[Float32Array, Float32Array, IntArray]] = []
         self._committed = read_committed(self._root)
@@ -202,7 +215,11 @@ class Store:
     @property
     def system_xml(self) -> str:
         """The simulated system as OpenMM serialised it."""
-        return (self.path / "system" / "system.xml").read_text(encoding="utf-8")
+        file = self.path / "system" / "system.xml"
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the run is damaged: cannot read {file}: {error}; {RESTORE}") from error
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -371,7 +388,7 @@ class Store:
             raise ValueError(f"expected a model version from {self._models} on, got {version}")
         arrays = {name: value for name, value in report.items() if isinstance(value, np.ndarray)}
         folder = self.path / f"pending/model-{uuid.uuid4().hex[:12]}"
-        with disk_errors(self.path, self._committed.shots):
+        with disk_errors(self.path, self._committed.shots), _whole(folder):
             create_group(folder, {name: value for name, value in report.items() if name not in arrays})
             write_array(folder / "weights", np.frombuffer(data, np.uint8), ("byte",), {})
             for name, array in arrays.items():
