@@ -61,6 +61,6 @@ def _reason(error: Exception, n_atoms: int) -> str:
 
 def _other_atoms(expected: int, found: str) -> str:
     return (
-        f"expected the {expected} atoms of the system, found {found}; "
+        f"expected as many atoms as the system has, {expected}, found {found}; "
         "write the trajectory with the same atoms in the same order"
     )

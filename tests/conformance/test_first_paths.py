@@ -147,7 +147,7 @@ REFUSED = {
     "a folder": (".", None, "found no file there"),
     "unknown ending": ("walk.csv", "0,0,0", "an ending that MDTraj knows (.*.xtc"),
     "no trajectory": ("walk.xtc", "garbage", "MDTraj cannot read it: "),
-    "other atoms": ("walk.xtc", walk()[:, [0, 0, 0]], "expected the 1 atoms of the system, found 3; write"),
+    "other atoms": ("walk.xtc", walk()[:, [0, 0, 0]], "expected as many atoms as the system has, 1, found 3; write"),
     "one state": ("walk.trr", walk()[:12], "found 12 frames that visit A; give"),
     "no state": ("walk.trr", walk()[15:25], "found 10 frames that visit no state; give"),
     "a jump": ("walk.trr", walk()[[0, 1, 36]], "with frames between them, found 3 frames that visit A and B; give"),
