@@ -49,7 +49,6 @@ class ProcessExecutor(Executor):
     workers : number of processes
     initializer : called once in each new worker
     initargs : one tuple of arguments for each worker
-    niceness : added to the workers' niceness, for work that must yield to others
     """
 
     def __init__(
@@ -57,20 +56,19 @@ class ProcessExecutor(Executor):
         workers: int,
         initializer: Callable[..., None] | None = None,
         initargs: Callable[[int], tuple[Any, ...]] = lambda worker: (),
-        *,
-        niceness: int = 0,
     ) -> None:
-        self._initializer, self._initargs, self._niceness = initializer, initargs, niceness
+        self._initializer, self._initargs = initializer, initargs
         self._lock = threading.RLock()
         self._waiting: deque[tuple[Future[Any], tuple[Any, ...]]] = deque()
         self._pools = [self._new_pool(worker) for worker in range(workers)]
         self._idle = list(range(workers))
         self._closed = False
 
-    def warm_up(self) -> None:
-        """Start the processes now instead of with their first tasks."""
-        for pool in self._pools:
+    def warm_up(self) -> Future[Any]:
+        """Start the processes now, not with their first tasks; the future returned ends when the last is ready."""
+        for pool in self._pools[:-1]:
             pool.submit(int)
+        return self._pools[-1].submit(int)
 
     @property
     def busy(self) -> int:
@@ -115,7 +113,7 @@ class ProcessExecutor(Executor):
             1,
             mp_context=_WorkerContext(),
             initializer=_start_process,
-            initargs=(self._niceness, pickle.dumps((self._initializer, self._initargs(worker)))),
+            initargs=(pickle.dumps((self._initializer, self._initargs(worker))),),
         )
 
     def _dispatch(self) -> None:
@@ -218,7 +216,7 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_process(niceness: int, initializer: bytes) -> None:
+def _start_process(initializer: bytes) -> None:
     """Prepare a worker process.
 
     The initializer comes pickled, so that the modules it needs, seconds of work, are loaded under the eyes of the
@@ -227,8 +225,6 @@ def _start_process(niceness: int, initializer: bytes) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    if niceness:
-        os.nice(niceness)
     initialize, arguments = pickle.loads(initializer)  # noqa: S301 - from the parent process, which sent all else so too
     if initialize is not None:
         initialize(*arguments)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +22,10 @@ from separatrix.store import Store
 from separatrix.trainer import TrainingReport, expected_efficiency, train
 from separatrix.training_data import build_training_data
 
+EAGER_SHOTS = 200
+"""A learner process with fewer shots than this competes for the processor; with more it yields."""
+
+NICENESS = 10
 DENSITY_PATHS = 200
 """The density along p_B is taken over this many of the newest accepted paths."""
 
@@ -132,7 +138,12 @@ def start_learner(run: Path) -> None:
 
 
 def learn(n_shots: int, version: int) -> Lesson:
-    """Train a model in the learner process."""
+    """Train a model in the learner process.
+
+    The first models are worth more than the MD they take the processor from; later ones yield to the shooters.
+    """
     if _learner is None:
         raise RuntimeError("start_learner was not called in this process")
+    if n_shots >= EAGER_SHOTS and multiprocessing.parent_process() is not None:
+        os.nice(NICENESS - os.nice(0))
     return _learner.learn(n_shots, version)

@@ -43,7 +43,6 @@ MAX_RETRIES = 3
 DRAIN_SECONDS = 5.0
 """Time that shots in flight get to finish when a run is stopped."""
 
-LEARNER_NICENESS = 5
 _POLL_SECONDS = 0.2
 
 
@@ -119,6 +118,7 @@ class Loop:
         self._workers, self._platform = workers, platform
         self._flights: dict[Future[Any], _Flight] = {}
         self._lesson: Future[Lesson] | None = None
+        self._teacher_ready: Future[Any] | None = None  # None when it is this process
         self._last_lesson_shots = 0
         self._executors: list[Executor] = []
         self._last_commit = time.monotonic()
@@ -141,8 +141,10 @@ class Loop:
             What made it impossible to go on; everything up to the last commit is stored.
         """
         try:
-            self._prepare()
-            self._sample()
+            _, _, self._last_lesson_shots = restore_model(self._store)
+            if self._status.steps < self._status.target or self._last_lesson_shots < self._store.n_shots:
+                self._prepare()
+                self._sample()
             done = self._status.steps >= self._status.target
             self._finish(RunState.FINISHED if done else RunState.STOPPED, "")
         except SeedingStoppedError as stopped:
@@ -171,7 +173,7 @@ class Loop:
         )
         self._start_executors(WorkerSpec(run=store.path, platform=speed.platform, threads=threads))
         ensure_seed_paths(store, config, observables, speed.platform, threads, self._report_seeding)
-        model, density, self._last_lesson_shots = restore_model(store)
+        model, density, _ = restore_model(store)
         chains = restore_chains(store, observables, config.sampling.chains)
         self._sampler = Sampler(config.sampling, chains, model, density)
         self._started = time.monotonic()
@@ -191,10 +193,9 @@ class Loop:
             self._teacher = SerialExecutor(start_learner, (spec.run,))
         else:
             shooters = ProcessExecutor(self._workers, start_worker, lambda worker: (spec,))
-            # The learner yields to the shooters: a late model costs little, an idle worker costs MD.
-            teacher = ProcessExecutor(1, start_learner, lambda worker: (spec.run,), niceness=LEARNER_NICENESS)
-            for executor in (shooters, teacher):
-                executor.warm_up()  # they load their libraries while a first path is looked for
+            teacher = ProcessExecutor(1, start_learner, lambda worker: (spec.run,))
+            shooters.warm_up()  # they load their libraries while a first path is looked for
+            self._teacher_ready = teacher.warm_up()
             self._shooters, self._teacher = shooters, teacher
         self._executors = [self._shooters, self._teacher]
 
@@ -215,8 +216,7 @@ class Loop:
         if self._control.stopped:
             self._drain()
         self._commit()  # a training may take longer than what a kill -9 can cost
-        while self._lesson is not None and not self._control.stopped:
-            self._harvest(_POLL_SECONDS)
+        self._learn_the_rest()
 
     def _fill(self) -> None:
         """Keep every worker busy, and one trial waiting for each, as far as chains and target allow."""
@@ -301,13 +301,31 @@ class Loop:
     # -- learning --------------------------------------------------------------------------------------------------
 
     def _learn(self) -> None:
-        if self._lesson is None and training_due(self._store.n_shots, self._last_lesson_shots):
-            self._commit()
-            self._last_lesson_shots = self._store.n_shots
-            version = self._sampler.model.version + 1
-            self._lesson = self._teacher.submit(learn, self._last_lesson_shots, version)
-            if self._lesson.done():
-                self._adopt(self._lesson)
+        # A lesson knows what was committed when it was asked for: of a learner not ready yet, it would know little.
+        ready = self._teacher_ready is None or self._teacher_ready.done()
+        if ready and self._lesson is None and training_due(self._store.n_shots, self._last_lesson_shots):
+            self._start_lesson()
+
+    def _learn_the_rest(self) -> None:
+        """Finish the training under way and train on the last shots too: the model a run ends with knows them all."""
+        while not self._control.stopped:
+            if self._lesson is None:
+                if self._last_lesson_shots == self._store.n_shots:
+                    return
+                self._update(message="learning from the last shots")
+                self._start_lesson()
+            else:
+                self._harvest(_POLL_SECONDS)
+
+    def _start_lesson(self) -> None:
+        self._commit()
+        self._last_lesson_shots = self._store.n_shots
+        version = self._sampler.model.version + 1
+        lesson = self._teacher.submit(learn, self._last_lesson_shots, version)
+        if lesson.done():
+            self._adopt(lesson)
+        else:
+            self._lesson = lesson
 
     def _adopt(self, finished: Future[Lesson]) -> None:
         self._lesson = None

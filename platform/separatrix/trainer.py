@@ -30,6 +30,9 @@ from separatrix.training_data import TrainingData
 BATCH: Final = 512
 """Rows per optimisation step, or an eighth of them where there are fewer."""
 
+MINIMUM_BATCH: Final = 8
+"""Rows per step at least: a first training on ten shots must not take longer than the shots."""
+
 MINIMUM_BATCHES: Final = 8
 MAXIMUM_EPOCHS: Final = 100
 PATIENCE: Final = 8
@@ -338,7 +341,7 @@ def _fit(problem: _Problem, start: Committor, penalty: float, learning_rate: flo
     judged = ~np.isnan(best_loss)
     adam = _Adam(weights)
     n = len(problem.inputs)
-    n_batches = min(n, max(MINIMUM_BATCHES, math.ceil(n / BATCH)))
+    n_batches = min(max(1, n // MINIMUM_BATCH), max(MINIMUM_BATCHES, math.ceil(n / BATCH)))
     scale = n / float(problem.counts.sum())
     waited = epochs = 0
     while epochs < MAXIMUM_EPOCHS and waited < PATIENCE:

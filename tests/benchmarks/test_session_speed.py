@@ -93,11 +93,11 @@ def test_two_workers_against_one(tmp_path: Path) -> None:
     rates = {}
     for turn in range(2):
         for workers in (1, 2):
-            loop, _ = run(tmp_path / f"run{workers}{turn}", data, 600, workers)
+            loop, _ = run(tmp_path / f"run{workers}{turn}", data, 1_000, workers)
             shots = Reader(tmp_path / f"run{workers}{turn}").shots
-            late = shots.isel(shot=slice(50, None))  # the first ones come while workers still start
+            late = shots.isel(shot=slice(200, None))  # before, workers start and the learner competes with them
             seconds = float(late["time"][-1] - late["time"][0])
             rates.setdefault(workers, []).append(float(late["md_steps"].sum()) / seconds)
-            assert loop.status.steps == 600
+            assert loop.status.steps == 1_000
     one, two = (sum(rates[workers]) / 2 for workers in (1, 2))
     print(f"\nobc2: {one:,.0f} MD steps/s with one worker, {two:,.0f} with two: {two / one:.2f} times as many")
