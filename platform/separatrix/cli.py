@@ -99,6 +99,8 @@ def run_(
     try:
         status = session.run(steps, workers=workers, platform=platform)
     except KeyboardInterrupt:
+        for interrupt in (signal.SIGINT, signal.SIGTERM):  # all is stored; a second one would only garble the way out
+            signal.signal(interrupt, signal.SIG_IGN)
         held = steps_in_words(session.status)
         print(f"stopped at {held}; they are stored, the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -135,7 +135,7 @@ class Engine:
     Raises
     ------
     EngineError
-        If the platform is not there or cannot run this system.
+        If the platform is not there or cannot run this system, or the system cannot be read.
     """
 
     def __init__(
@@ -150,7 +150,10 @@ class Engine:
     ) -> None:
         if platform not in platform_names():
             raise EngineError(f"platform {platform!r} is not on this machine; there is {', '.join(platform_names())}")
-        system = openmm.XmlSerializer.deserialize(system_xml)
+        try:
+            system = openmm.XmlSerializer.deserialize(system_xml)
+        except openmm.OpenMMException as error:
+            raise EngineError(f"expected an OpenMM System in system.xml, which cannot be read: {error}") from error
         _add_restraints(system, restraints)
         settings = config.system
         self.platform = platform

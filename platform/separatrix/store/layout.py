@@ -132,4 +132,7 @@ def read_committed(root: Json) -> Committed:
 
 def numbers(folder: Path) -> list[int]:
     """Return the members of a group whose names are numbers."""
-    return sorted(int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal())
+    try:
+        return sorted(int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal())
+    except FileNotFoundError:
+        raise StoreError(f"the run is damaged: there is no folder {folder}; {RESTORE}") from None
