@@ -184,7 +184,7 @@ def status_numbers(status: Status, config: RunConfig, yield_error: float | None 
         error = math.sqrt(p * (1 - p) / steps) if yield_error is None else yield_error
         yield_text = f"{status.yield_:.3f} ± {error:.3f}"
         if config.sampling.selector == "lorentzian" and config.sampling.density_correction and n_states == 2:
-            yield_text += f" (theory {perfect_yield(config.sampling.scale):.2f})"
+            yield_text += f" (ideal {perfect_yield(config.sampling.scale):.2f})"
     loss = "-" if status.validation_loss is None else f"{status.validation_loss:.3f} (chance {math.log(n_states):.3f})"
     share = "-"
     if status.raw_steps_per_second and status.seconds:

@@ -217,7 +217,7 @@ def test_show_speaks_in_words_with_units_and_errors(finished):
     for pattern in (
         r"^state +finished",
         rf"^steps +{STEPS} of {STEPS} steps",
-        r"^yield +\d\.\d{3} ± \d\.\d{3} \(theory 0\.42\)",
+        r"^yield +\d\.\d{3} ± \d\.\d{3} \(ideal 0\.42\)",
         r"^MD speed +[\d,]+ steps/s",
         r"^MD done +[\d,]+ steps \([\d.]+ ns\) in 0:00:\d\d of sampling",
         r"^held-out loss +\d\.\d{3} \(chance 0\.693\)",
@@ -340,7 +340,7 @@ def test_large_numbers_fit(width, height):
         "98,765 of 123,456 steps",
         "1 d 3:26:05",
         "40,123 expected",
-        "0.350 ± 0.002 (theory 0.42)",
+        "0.350 ± 0.002 (ideal 0.42)",
         "1,012,500 steps/s",
     ):
         assert (part in text) or width < 80
