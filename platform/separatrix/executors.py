@@ -106,7 +106,10 @@ class ProcessExecutor(Executor):
         for pool in pools:
             if not wait:
                 _kill(pool)
-            pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+        for pool in pools:
+            # Waiting takes milliseconds when the process is dead, and must be: a pool still closing down when the
+            # interpreter exits is woken through pipes that it has closed already.
+            pool.shutdown(wait=True, cancel_futures=cancel_futures)
 
     def _new_pool(self, worker: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(

@@ -129,7 +129,7 @@ def test_a_seed_path_lost_in_a_crash_is_read_again(tmp_path):
     (path, _), *_ = create(tmp_path / "run", LANDSCAPE, tmp_path / "walk.trr")
     for chain in (0, 2):
         shutil.rmtree(tmp_path / "run" / "run.zarr" / "seeds" / str(chain))
-    Session.open(tmp_path / "run").run(0, workers=0, platform="Reference", progress=False)
+    Session.open(tmp_path / "run").run(1, workers=0, platform="Reference", progress=False)
     store = Store.open(tmp_path / "run")
     assert store.seed_chains() == [0, 1, 2]
     assert np.array_equal(store.seed_path(2)[0], path)

@@ -302,10 +302,10 @@ def test_two_sessions_of_one_process_do_not_write_one_run(path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mount a disk of 6 MiB."""
+    """Mount a disk of 16 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["/bin/mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -323,7 +323,7 @@ def test_a_full_disk_stops_a_run_and_loses_nothing(starter, small_disk, workers)
     assert code == 0, text
     before = check_run(path)
     filler = small_disk / "filler"
-    fill(filler, leave=500_000)
+    fill(filler, leave=4_000_000)  # seconds of sampling: commits come once a second
 
     code, text = starter.run("run", path, "--steps", 10**5, *options)
     assert code == 2
