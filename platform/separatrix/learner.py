@@ -17,6 +17,7 @@ from separatrix.committor import Committor
 from separatrix.config import RunConfig, read_toml
 from separatrix.estimates import calibration, path_multiplicities
 from separatrix.records import Density, Reason
+from separatrix.rows import are_transitions
 from separatrix.selector import density_of
 from separatrix.store import Store
 from separatrix.trainer import TrainingReport, expected_efficiency, train
@@ -69,7 +70,7 @@ class Learner:
         in_range = self._frames["shot"] < n_shots
         frames = {name: column[in_range] for name, column in self._frames.items()}
         valid = shots["reason"] != Reason.FAILURE
-        transition = (shots["ends"][:, 0] != shots["ends"][:, 1]) & (shots["ends"] >= 0).all(axis=1)
+        transition = are_transitions(shots["ends"])
         efficiency = expected_efficiency(shots["p_transition"][valid], transition[valid], config.window)
         previous = self._model(version - 1)
         data = build_training_data(shots=shots, frames=frames, n_states=len(self._store.state_names), config=config)

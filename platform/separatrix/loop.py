@@ -21,14 +21,7 @@ from separatrix.executors import ProcessExecutor, SerialExecutor
 from separatrix.learner import Lesson, learn, start_learner
 from separatrix.observables import Observables
 from separatrix.preparing import choose_platform, ensure_seed_paths
-from separatrix.records import (
-    Reason,
-    RunState,
-    ShotFailure,
-    ShotOutcome,
-    ShotTask,
-    Status,
-)
+from separatrix.records import Density, Reason, RunState, ShotFailure, ShotOutcome, ShotTask, Status, connects
 from separatrix.rows import kept_frames, restore_chains, restore_model, restore_status, shot_row
 from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
@@ -141,9 +134,9 @@ class Loop:
             What made it impossible to go on; everything up to the last commit is stored.
         """
         try:
-            _, _, self._last_lesson_shots = restore_model(self._store)
+            model, density, self._last_lesson_shots = restore_model(self._store)
             if self._status.steps < self._status.target or self._last_lesson_shots < self._store.n_shots:
-                self._prepare()
+                self._prepare(model, density)
                 self._sample()
             done = self._status.steps >= self._status.target
             self._finish(RunState.FINISHED if done else RunState.STOPPED, "")
@@ -158,7 +151,7 @@ class Loop:
 
     # -- before the first shot -------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _prepare(self, model: Committor, density: Density) -> None:
         config, store = self._config, self._store
         store.log("started", target=self._status.target, workers=self._workers, pid=os.getpid())
         observables = Observables(config, read_atoms(store.path / "system" / "topology.pdb"))
@@ -173,7 +166,6 @@ class Loop:
         )
         self._start_executors(WorkerSpec(run=store.path, platform=speed.platform, threads=threads))
         ensure_seed_paths(store, config, observables, speed.platform, threads, self._report_seeding)
-        model, density, _ = restore_model(store)
         chains = restore_chains(store, observables, config.sampling.chains)
         self._sampler = Sampler(config.sampling, chains, model, density)
         self._started = time.monotonic()
@@ -287,10 +279,9 @@ class Loop:
 
     def _count(self, row: Mapping[str, Any]) -> None:
         status = self._status
-        first, last = row["ends"]
         self._update(
             steps=status.steps + 1,
-            transitions=status.transitions + int(first != last and min(first, last) >= 0),
+            transitions=status.transitions + int(connects(row["ends"])),
             expected_transitions=status.expected_transitions + row["p_transition"],
             accepted=status.accepted + int(row["accepted"]),
             failures=status.failures + int(row["reason"] == Reason.FAILURE),

@@ -16,6 +16,11 @@ NO_STATE = -1
 """End state of a half-trajectory that reached no state."""
 
 
+def connects(ends: tuple[int, int]) -> bool:
+    """Return whether two end states make a transition: both reached, and different."""
+    return ends[0] != ends[1] and NO_STATE not in ends
+
+
 class Reason(IntEnum):
     """Why a trial ended as it did; stored as an integer, shown by ``label``."""
 
@@ -123,8 +128,7 @@ class ShotOutcome:
     @property
     def is_transition(self) -> bool:
         """Whether the two ends lie in two different states."""
-        first, last = self.ends
-        return first != last and NO_STATE not in self.ends
+        return connects(self.ends)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

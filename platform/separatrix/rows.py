@@ -71,6 +71,11 @@ def shot_row(
     }
 
 
+def are_transitions(ends: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return which shots connected two states, (n_shots,), from their ends (n_shots, 2)."""
+    return np.asarray((ends[:, 0] != ends[:, 1]) & (ends != NO_STATE).all(axis=1))
+
+
 def restore_chains(store: Store, observables: Observables, n_chains: int) -> tuple[ChainState, ...]:
     """Return every chain as it stood at the last commit.
 
@@ -131,7 +136,7 @@ def restore_status(store: Store, target: int) -> Status:
         state=RunState(notes.get("state", RunState.NEW)),
         steps=len(ends),
         target=int(notes.get("target", target)),
-        transitions=int(((ends[:, 0] != ends[:, 1]) & (ends >= 0).all(axis=1)).sum()),
+        transitions=int(are_transitions(ends).sum()),
         expected_transitions=float(shots["p_transition"].sum()),
         accepted=int(shots["accepted"].sum()),
         failures=int(shots["retries"].sum() + (shots["reason"] == Reason.FAILURE).sum()),

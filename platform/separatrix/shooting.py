@@ -12,7 +12,7 @@ import numpy as np
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import Engine, Half, platform_properties, read_atoms
 from separatrix.observables import Observables
-from separatrix.records import Float32Array, ShotFailure, ShotOutcome, ShotTask
+from separatrix.records import Float32Array, ShotFailure, ShotOutcome, ShotTask, connects
 from separatrix.store import write_trajectory
 
 
@@ -81,7 +81,7 @@ class Shooter:
         cvs = np.concatenate([backward.values[::-1], np.array([here], np.float32), forward.values])
         if ends != (backward.state, forward.state):
             cvs = cvs[::-1]
-        transition = ends[0] != ends[1] and min(ends) >= 0
+        transition = connects(ends)
         trajectory = None
         if transition and self.run is not None:
             trajectory = write_trajectory(self.run, f"{task.chain}-{task.step}", positions, box)
