@@ -1,41 +1,26 @@
 """Collective variables: named columns computed from positions, for one frame fast or for many frames at once.
 
-Each kind has one kernel, written on the components of displacement vectors and given the namespace of its functions, so
-that the same code runs on plain floats (one frame, called between integration steps) and on arrays (blocks of frames).
 Distances in nm, angles in degrees, atoms counted from 0. Displacements obey the minimum-image convention; x, y and z
 are positions as they are.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
-import operator
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from separatrix.errors import ExpressionError
 from separatrix.expressions import Call, is_usable_name, parse_call, suggestion
+from separatrix.kernels import FLOATS, KINDS, Kind, Number, minimum_image
 from separatrix.records import Float32Array, FloatArray
-
-Number = Any
-"""A float or an array of floats: kernels serve both."""
-
-Vector = tuple[Number, Number, Number]
-"""Components x, y, z; nm."""
-
-DEGREES: Final = 180.0 / math.pi
-
-FLOATS: Final = SimpleNamespace(
-    sqrt=math.sqrt, atan2=math.atan2, any=bool, where=lambda condition, yes, no: yes if condition else no
-)
-"""What kernels need of numpy, for plain floats."""
+from separatrix.tracing import Symbol, Trace
 
 _MAX_SCALAR_TERMS: Final = 64
 """Beyond so many terms the array form is faster even for one frame."""
@@ -43,189 +28,7 @@ _MAX_SCALAR_TERMS: Final = 64
 _CHUNK: Final = 2**18
 """Vectors held at once by the array form (about 40 MB)."""
 
-
-def x_position(_: Any, position: Vector) -> Number:
-    """Return x, nm."""
-    return position[0]
-
-
-def y_position(_: Any, position: Vector) -> Number:
-    """Return y, nm."""
-    return position[1]
-
-
-def z_position(_: Any, position: Vector) -> Number:
-    """Return z, nm."""
-    return position[2]
-
-
-def distance(ns: Any, u: Vector) -> Number:
-    """Return the length of the displacement u = i -> j, nm."""
-    x, y, z = u
-    return ns.sqrt(x * x + y * y + z * z)
-
-
-def angle(ns: Any, u: Vector, v: Vector) -> Number:
-    """Return the angle between u = j -> i and v = j -> k, degrees."""
-    return DEGREES * ns.atan2(*angle_legs(ns, u, v))
-
-
-def angle_legs(ns: Any, u: Vector, v: Vector) -> tuple[Number, Number]:
-    """Return |u x v| and u.v, sine and cosine of the angle up to a factor; exact near 0 and 180 degrees too."""
-    (ux, uy, uz), (vx, vy, vz) = u, v
-    nx = uy * vz - uz * vy
-    ny = uz * vx - ux * vz
-    nz = ux * vy - uy * vx
-    return ns.sqrt(nx * nx + ny * ny + nz * nz), ux * vx + uy * vy + uz * vz
-
-
-def dihedral(ns: Any, u: Vector, v: Vector, w: Vector) -> Number:
-    """Return the dihedral of u = i -> j, v = j -> k, w = k -> l, degrees in -180..180."""
-    return DEGREES * ns.atan2(*dihedral_legs(ns, u, v, w))
-
-
-def dihedral_legs(ns: Any, u: Vector, v: Vector, w: Vector) -> tuple[Number, Number]:
-    """Return |v| u.(v x w) and (u x v).(v x w), sine and cosine of the dihedral up to a factor.
-
-    The sign is IUPAC's, as in MDTraj (Blondel & Karplus, J. Comput. Chem. 17, 1132).
-    """
-    (ux, uy, uz), (vx, vy, vz), (wx, wy, wz) = u, v, w
-    mx = uy * vz - uz * vy
-    my = uz * vx - ux * vz
-    mz = ux * vy - uy * vx
-    nx = vy * wz - vz * wy
-    ny = vz * wx - vx * wz
-    nz = vx * wy - vy * wx
-    sine = ns.sqrt(vx * vx + vy * vy + vz * vz) * (ux * nx + uy * ny + uz * nz)
-    return sine, mx * nx + my * ny + mz * nz
-
-
-def coordination(ns: Any, u: Vector, r0: float, n: float, m: float) -> Number:
-    """Return one pair's share of a coordination number: (1 - (r/r0)^n) / (1 - (r/r0)^m).
-
-    With y = (r/r0)^gcd(n, m) both are geometric sums, ``sum_{k<n/g} y^k / sum_{k<m/g} y^k``: no singularity at r = r0.
-    """
-    divisor = math.gcd(int(n), int(m))
-    ratio = distance(ns, u) / r0
-    base = math.prod([ratio] * divisor)
-    numerator = denominator = 1.0
-    for _ in range(int(n) // divisor - 1):
-        numerator = numerator * base + 1.0
-    for _ in range(int(m) // divisor - 1):
-        denominator = denominator * base + 1.0
-    return numerator / denominator
-
-
-def minimum_image(ns: Any, u: Vector, cell: Sequence[Number]) -> Vector:
-    """Return a displacement folded to its nearest periodic image.
-
-    Parameters
-    ----------
-    u : displacement, nm
-    cell : ax, bx, by, cx, cy, cz of reduced box vectors, nm (OpenMM's form: a along x, b in the xy plane)
-
-    Notes
-    -----
-    Folding along c, b and a in turn gives the nearest image up to half the shortest of ax, by and cz. Beyond that, in
-    a triclinic box, the neighbouring images are compared too, as MDTraj does.
-    """
-    (x, y, z), (ax, bx, by, cx, cy, cz) = u, cell
-    shift = _nearest_integer(z / cz)
-    x, y, z = x - shift * cx, y - shift * cy, z - shift * cz
-    shift = _nearest_integer(y / by)
-    x, y = x - shift * bx, y - shift * by
-    x = x - _nearest_integer(x / ax) * ax
-    if not (ns.any(bx) or ns.any(cx) or ns.any(cy)):
-        return x, y, z
-    folded, best = (x, y, z), x * x + y * y + z * z
-    if not (ns.any(4.0 * best > ax * ax) or ns.any(4.0 * best > by * by) or ns.any(4.0 * best > cz * cz)):
-        return folded
-    for k, j in itertools.product((-1, 0, 1), repeat=2):
-        near_z = folded[2] + k * cz
-        near_y = folded[1] + k * cy + j * by
-        rest = near_y * near_y + near_z * near_z
-        if not ns.any(rest < best):
-            continue
-        near_x = folded[0] + k * cx + j * bx
-        near_x = near_x - _nearest_integer(near_x / ax) * ax
-        squared = rest + near_x * near_x
-        closer = squared < best
-        x, y, z = ns.where(closer, near_x, x), ns.where(closer, near_y, y), ns.where(closer, near_z, z)
-        best = ns.where(closer, squared, best)
-    return x, y, z
-
-
-def _nearest_integer(value: Number) -> Number:
-    # Adding 1.5 * 2**52 leaves no bits for the fraction: rounds floats and arrays alike, and lets nan pass.
-    return (value + 6755399441055744.0) - 6755399441055744.0
-
-
-def _check_switching(r0: float, n: float, m: float) -> str | None:
-    if r0 <= 0:
-        return f"expected r0 > 0 nm, got {r0}"
-    if n != int(n) or m != int(m) or not 1 <= n < m <= 100:
-        return f"expected whole exponents 1 <= n < m <= 100, got n={n}, m={m}"
-    return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One kind of collective variable.
-
-    Attributes
-    ----------
-    usage : how a definition is written
-    unit : of the value; empty without one
-    kernel : function of a namespace, of the ``vectors`` and of the parameters
-    vectors : displacements from and to the n-th atom of the definition; a single atom stands for its position
-    legs : for angles, function of the same that returns sine and cosine up to a factor
-    atoms : how many atoms one evaluation of the kernel takes
-    pairwise : whether the definition gives two lists of atoms and the kernel is summed over all pairs
-    parameters : default of each named parameter
-    check : says what is wrong with the parameters
-    """
-
-    usage: str
-    unit: str
-    kernel: Callable[..., Number]
-    vectors: tuple[tuple[int, ...], ...]
-    atoms: int
-    legs: Callable[..., tuple[Number, Number]] | None = None
-    periodic: bool = False
-    pairwise: bool = False
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    check: Callable[..., str | None] = lambda: None
-
-
-KINDS: Final[Mapping[str, Kind]] = {
-    "x": Kind(usage="x(i)", unit="nm", kernel=x_position, vectors=((0,),), atoms=1),
-    "y": Kind(usage="y(i)", unit="nm", kernel=y_position, vectors=((0,),), atoms=1),
-    "z": Kind(usage="z(i)", unit="nm", kernel=z_position, vectors=((0,),), atoms=1),
-    "distance": Kind(usage="distance(i, j)", unit="nm", kernel=distance, vectors=((0, 1),), atoms=2),
-    "angle": Kind(
-        usage="angle(i, j, k)", unit="degrees", kernel=angle, legs=angle_legs, vectors=((1, 0), (1, 2)), atoms=3
-    ),
-    "dihedral": Kind(
-        usage="dihedral(i, j, k, l)",
-        unit="degrees",
-        kernel=dihedral,
-        legs=dihedral_legs,
-        vectors=((0, 1), (1, 2), (2, 3)),
-        atoms=4,
-        periodic=True,
-    ),
-    "coordination": Kind(
-        usage="coordination([i, ...], [j, ...], r0=0.35, n=6, m=12)",
-        unit="",
-        kernel=coordination,
-        vectors=((0, 1),),
-        atoms=2,
-        pairwise=True,
-        parameters={"r0": 0.35, "n": 6, "m": 12},
-        check=_check_switching,
-    ),
-}
-"""The kinds of collective variables; a further one is a kernel and a line here."""
+_OfOneFrame = Callable[[Sequence[float]], tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,13 +93,15 @@ class _Block:
     """All columns that share a kernel and its parameters: evaluated together."""
 
     kernel: Callable[..., Number]
-    legs: Callable[..., tuple[Number, Number]] | None
+    circle: Callable[..., tuple[Number, ...]] | None
     parameters: tuple[float, ...]
     columns: NDArray[np.intp]
     vectors: NDArray[np.intp]
     """(vectors per term, n_terms) rows of the table of vectors."""
     starts: NDArray[np.intp]
     """(n_columns,) first term of each column."""
+    rows: tuple[slice, ...]
+    """Where the circular form of these columns stands, one slice for each component."""
 
 
 class Columns:
@@ -309,6 +114,11 @@ class Columns:
     ----------
     definitions : name -> definition, such as ``{"phi": "dihedral(4, 6, 8, 14)"}``
     n_atoms : number of atoms
+
+    Attributes
+    ----------
+    names, units, periodic : one each per column
+    circular_rows : the column, and sin, cos or nothing, of each row of :meth:`circular`
 
     Raises
     ------
@@ -328,12 +138,12 @@ class Columns:
         self.units: tuple[str, ...] = tuple(definition.kind.unit for definition in parsed)
         self.periodic: tuple[bool, ...] = tuple(definition.kind.periodic for definition in parsed)
         self._shape = (n_atoms, 3)
-        self._lay_out(parsed)
         self._round = struct.Struct(f"{len(parsed)}f")
         self._dense = sum(len(definition.terms) for definition in parsed) > _MAX_SCALAR_TERMS
+        self._lay_out(parsed)
 
     def scalar(self, positions: FloatArray, box: FloatArray | None) -> list[float]:
-        """Return the values of one frame, fast.
+        """Return the values of one frame.
 
         Parameters
         ----------
@@ -347,29 +157,35 @@ class Columns:
         """
         if positions.shape != self._shape:
             raise ValueError(f"expected positions of shape {self._shape} nm, got {positions.shape}")
+        return list(self.of_frame(positions[None], 0, box))
+
+    def of_frame(self, positions: FloatArray, frame: int, box: FloatArray | None) -> tuple[float, ...]:
+        """Return the values of one of many frames, in microseconds: made to be called after every frame.
+
+        Parameters
+        ----------
+        positions : (n_frames, n_atoms, 3), nm; fastest when contiguous
+        frame : which of them
+        box : (3, 3), nm, reduced box vectors of that frame; None without periodic boundaries
+        """
         if self._dense:
-            frame: list[float] = self.array(positions[None], None if box is None else box[None])[0].tolist()
-            return frame
-        # One gather holds the ends of all displacements, their starts, and the single points.
-        flat = positions.take(self._gather).tolist()
-        n = self._n_components
-        vectors: list[Vector] = []
-        if n:
-            components = map(operator.sub, flat, flat[n : 2 * n])
-            vectors = list(zip(components, components, components, strict=True))
-        if n and box is not None:
-            (ax, _, _), (bx, by, _), (cx, cy, cz) = box.tolist()
-            cell = ax, bx, by, cx, cy, cz
-            vectors = [minimum_image(FLOATS, vector, cell) for vector in vectors]
-        if len(flat) > 2 * n:
-            points = iter(flat[2 * n :])
-            vectors += zip(points, points, points, strict=True)
-        values = [evaluate(vectors) for evaluate in self._evaluators]
+            one = slice(frame, frame + 1)
+            row: list[float] = self.array(positions[one], None if box is None else box[None])[0].tolist()
+            return tuple(row)
         try:
-            return list(self._round.unpack(self._round.pack(*values)))
+            numbers = self._readers[positions.itemsize].unpack_from(positions.data, frame * positions.strides[0])
+        except (ValueError, BufferError):  # not contiguous
+            return self.of_frame(np.ascontiguousarray(positions[frame][None]), 0, box)
+        if box is None:
+            values = self._compute(numbers)
+        else:
+            (ax, _, _), (bx, by, _), (cx, cy, cz) = box.tolist()
+            values = self._compute_periodic((*numbers, ax, bx, by, cx, cy, cz))
+        try:
+            return self._round.unpack(self._round.pack(*values))
         except OverflowError:
             with np.errstate(over="ignore"):
-                return [float(value) for value in np.asarray(values, dtype=np.float32)]
+                return tuple(float(value) for value in np.asarray(values, dtype=np.float32))
 
     def array(self, positions: ArrayLike, box: ArrayLike | None) -> Float32Array:
         """Return the values of many frames.
@@ -400,18 +216,17 @@ class Columns:
 
         Returns
         -------
-        (3, n_columns, n_frames)
-            Values of the columns that are no angles, then sines and cosines of those that are.
+        (n_rows, n_frames)
+            In the order of ``circular_rows``: columns that are no angles, then sines and cosines of those that are.
         """
-        result = np.zeros((3, len(self.names), len(positions)))  # type: ignore[arg-type]
+        result = np.empty((len(self.circular_rows), len(positions)))  # type: ignore[arg-type]
         for part, block, vectors in self._vectors(positions, box):
-            if block.legs is None:
-                result[0, block.columns, part] = _summed(block, block.kernel(np, *vectors, *block.parameters))
+            if block.circle is None:
+                components: tuple[Number, ...] = (_summed(block, block.kernel(np, *vectors, *block.parameters)),)
             else:
-                sine, cosine = block.legs(np, *vectors)
-                radius = np.sqrt(sine * sine + cosine * cosine)
-                result[1, block.columns, part] = sine / radius
-                result[2, block.columns, part] = cosine / radius
+                components = block.circle(np, *vectors)
+            for rows, component in zip(block.rows, components, strict=True):
+                result[rows, part] = component
         return result
 
     def _vectors(
@@ -454,9 +269,6 @@ class Columns:
         starts = np.array([start for start, _ in pairs], dtype=np.intp)
         ends = np.array([end for _, end in pairs], dtype=np.intp)
         single = np.array([point for (point,) in points], dtype=np.intp)
-        # The scalar form reads from the flat positions, the array form from the atoms that occur.
-        self._gather = (3 * np.concatenate([ends, starts, single])[:, None] + np.arange(3)).ravel()
-        self._n_components = 3 * len(pairs)
         self._atoms = np.unique(np.concatenate([ends, starts, single]))
         self._starts, self._ends, self._points = (np.searchsorted(self._atoms, part) for part in (starts, ends, single))
         rows = [
@@ -466,8 +278,17 @@ class Columns:
             ]
             for definition in definitions
         ]
-        self._evaluators = [_evaluator(*item) for item in zip(definitions, rows, strict=True)]
         self._blocks = _blocks(definitions, rows)
+        self.circular_rows: tuple[tuple[int, str], ...] = tuple(
+            (int(column), form)
+            for block in self._blocks
+            for form in definitions[block.columns[0]].kind.forms
+            for column in block.columns
+        )
+        if not self._dense:
+            self._readers = {size: _reader(self._atoms, number, size) for number, size in (("f", 4), ("d", 8))}
+            self._compute = _traced(definitions, self._atoms, periodic=False)
+            self._compute_periodic = _traced(definitions, self._atoms, periodic=True)
 
 
 def _named_definition(name: str, text: str, n_atoms: int) -> Definition:
@@ -489,17 +310,35 @@ def _checked_box(box: NDArray[np.float64], n_frames: int) -> NDArray[np.float64]
     return box
 
 
-def _evaluator(definition: Definition, rows: list[list[int]]) -> Callable[[list[Vector]], float]:
-    """Return the one-frame form of a column: a function of the table of vectors."""
-    kernel, parameters = definition.kind.kernel, definition.parameters
-    if len(rows) > 1 or parameters:
-        return lambda table: math.fsum(kernel(FLOATS, *[table[row] for row in term], *parameters) for term in rows)
-    (term,) = rows
-    if len(term) == 1:
-        (row,) = term
-        return lambda table: kernel(FLOATS, table[row])
-    vectors = operator.itemgetter(*term)
-    return lambda table: kernel(FLOATS, *vectors(table))
+def _reader(atoms: NDArray[np.intp], number: str, size: int) -> struct.Struct:
+    """Return what reads the coordinates of some atoms, ascending, out of one frame."""
+    gaps = np.diff(atoms, prepend=-1) - 1
+    return struct.Struct("=" + "".join(f"{3 * size * gap}x3{number}" for gap in gaps))
+
+
+def _traced(definitions: Sequence[Definition], atoms: NDArray[np.intp], *, periodic: bool) -> _OfOneFrame:
+    """Return a function from coordinates of atoms, and box vectors ax bx by cx cy cz, to the value of each column."""
+    trace = Trace()
+    place = {int(atom): tuple(trace.inputs(3)) for atom in atoms}
+    cell = trace.inputs(6) if periodic else []
+
+    def vector(ends: tuple[int, ...]) -> tuple[Symbol, ...]:
+        if len(ends) == 1:
+            return place[ends[0]]
+        x, y, z = (head - tail for head, tail in zip(place[ends[1]], place[ends[0]], strict=True))
+        if not periodic:
+            return x, y, z
+        image = trace.note("fold(({}, {}, {}), ({}, {}, {}, {}, {}, {}))", x, y, z, *cell)
+        return tuple(trace.note(f"{{}}[{axis}]", image) for axis in range(3))
+
+    results = []
+    for definition in definitions:
+        terms = []
+        for term in definition.terms:
+            vectors = [vector(tuple(term[atom] for atom in ends)) for ends in definition.kind.vectors]
+            terms.append(definition.kind.kernel(trace, *vectors, *definition.parameters))
+        results.append(terms[0] if len(terms) == 1 else trace.fsum(terms))
+    return trace.compile(results, fold=functools.partial(minimum_image, FLOATS))
 
 
 def _summed(block: _Block, terms: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -511,14 +350,20 @@ def _blocks(definitions: Sequence[Definition], rows: Sequence[list[list[int]]]) 
     members: dict[tuple[str, tuple[float, ...]], list[int]] = {}
     for column, definition in enumerate(definitions):
         members.setdefault((definition.name, definition.parameters), []).append(column)
-    return [
-        _Block(
-            kernel=KINDS[name].kernel,
-            legs=KINDS[name].legs,
-            parameters=parameters,
-            columns=np.array(columns),
-            vectors=np.array([term for column in columns for term in rows[column]], dtype=np.intp).T,
-            starts=np.cumsum([0, *[len(rows[column]) for column in columns[:-1]]]),
+    blocks, n_rows = [], 0
+    for (name, parameters), columns in sorted(members.items(), key=lambda item: KINDS[item[0][0]].circle is not None):
+        kind = KINDS[name]
+        places = [slice(n_rows + i * len(columns), n_rows + (i + 1) * len(columns)) for i in range(len(kind.forms))]
+        n_rows = places[-1].stop
+        blocks.append(
+            _Block(
+                kernel=kind.kernel,
+                circle=kind.circle,
+                parameters=parameters,
+                columns=np.array(columns),
+                vectors=np.array([term for column in columns for term in rows[column]], dtype=np.intp).T,
+                starts=np.cumsum([0, *[len(rows[column]) for column in columns[:-1]]]),
+                rows=tuple(places),
+            )
         )
-        for (name, parameters), columns in members.items()
-    ]
+    return blocks

@@ -10,18 +10,15 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from separatrix.collective_variables import KINDS, Columns, parse_definition
+from separatrix.collective_variables import Columns, parse_definition
 from separatrix.errors import ConfigError, ExpressionError
 from separatrix.expressions import parse_call, suggestion
+from separatrix.kernels import KINDS
 from separatrix.records import Float32Array
-
-_FORMS: Final[Mapping[str, tuple[str, ...]]] = {"dihedral": ("sin", "cos"), "angle": ("cos",)}
-"""The functions of an angle that become columns; columns of other kinds are taken as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +103,18 @@ class Descriptors:
         ValueError
             If a shape is another.
         """
-        features = self._columns.circular(positions, box)[self._form, self._source]
-        features[self._angular] += 1.0
-        features[self._angular] *= 0.5
+        rows = self._columns.circular(positions, box)
+        angular = rows[self._n_plain :]
+        angular += 1.0
+        angular *= 0.5
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(features.T, dtype=np.float32)
+            return np.ascontiguousarray(rows.take(self._order, axis=0).T, dtype=np.float32)
 
     def _lay_out(self, quantities: Sequence[_Quantity], n_atoms: int) -> None:
         features = [
             (source, form, quantity.label)
             for source, quantity in enumerate(quantities)
-            for form in _FORMS.get(quantity.kind, ("",))
+            for form in KINDS[quantity.kind].forms
         ]
         self.names: tuple[str, ...] = tuple(f"{form} {label}".lstrip() for _, form, label in features)
         self.groups: tuple[str, ...] = tuple(label for _, _, label in features)
@@ -124,9 +122,9 @@ class Descriptors:
         if repeated:
             raise ConfigError(f"descriptors: two columns would both be called {repeated[0]!r}; rename one")
         self._columns = Columns({f"q{index}": item.definition for index, item in enumerate(quantities)}, n_atoms)
-        self._source = np.array([source for source, _, _ in features])
-        self._form = np.array([("", "sin", "cos").index(form) for _, form, _ in features])
-        self._angular = np.flatnonzero(self._form)
+        rows = self._columns.circular_rows
+        self._n_plain = sum(form == "" for _, form in rows)
+        self._order = np.array([rows.index((source, form)) for source, form, _ in features])
 
 
 def _chosen(column: str, cvs: Mapping[str, str], n_atoms: int) -> tuple[_Quantity, tuple[object, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,15 +20,17 @@ from separatrix.errors import EngineError
 from separatrix.records import NO_STATE, Atoms, Float32Array, FloatArray, Snapshot
 from separatrix.units import FS_PER_PS, thermal_energy
 
-Observe: TypeAlias = Callable[[Float32Array, Float32Array | None], tuple[int, list[float]]]
-"""Takes positions (n_atoms, 3) nm and box (3, 3) nm or None, as they will be stored; returns a state index or
-``NO_STATE``, and the values it was told from."""
+Observe: TypeAlias = Callable[[Float32Array, int, Float32Array | None], tuple[int, tuple[float, ...]]]
+"""Takes positions (n_frames, n_atoms, 3) nm as they will be stored, the frame to look at and its box (3, 3) nm or None;
+returns a state index or ``NO_STATE``, and the values it was told from."""
 
 SLOW_TO_RESEED = frozenset({"CUDA", "OpenCL", "HIP"})
 """Platforms that recompile kernels when their generator is seeded anew: there it is seeded once per context."""
 
 _FRAMES_AT_ONCE = 64
 _CONSTRAINT_TOLERANCE = 1e-6
+_FARTHEST = 1e30
+"""nm; what is farther away could not be stored in single precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +238,7 @@ class Engine:
         self.set_velocities(velocities)
         frames = np.empty((min(_FRAMES_AT_ONCE, max_frames), self.n_atoms, 3), dtype=np.float32)
         boxes: list[Float32Array] = []
-        values: list[list[float]] = []
+        values: list[tuple[float, ...]] = []
         state, n_frames = NO_STATE, 0
         step, stride, buffer = self._integrator.step, self.stride, self._buffer
         with np.errstate(over="ignore"):  # of a blow-up, which is told by what is not finite
@@ -247,13 +248,12 @@ class Engine:
                     frames = np.concatenate([frames, np.empty_like(frames)])
                 step(stride)
                 box = self._read_frame()
-                frame = frames[n_frames]
-                frame[:] = buffer
-                n_frames += 1
+                frames[n_frames] = buffer
                 if box is not None:
                     boxes.append(box)
-                state, seen = observe(frame, box)
+                state, seen = observe(frames, n_frames, box)
                 values.append(seen)
+                n_frames += 1
         self._check_finite()
         return Half(
             positions=frames[:n_frames],
@@ -303,8 +303,8 @@ class Engine:
         return np.array(state.getPeriodicBoxVectors(asNumpy=True)._value, dtype=np.float32)
 
     def _check_finite(self) -> None:
-        if not math.isfinite(self._buffer.sum()):
-            atom = int(np.flatnonzero(~np.isfinite(self._buffer).all(axis=1))[0])
+        if not np.vdot(self._buffer, self._buffer) < _FARTHEST**2:  # a third of the time of a sum; false for nan too
+            atom = int(np.argmax(np.nan_to_num(np.abs(self._buffer).max(axis=1), nan=np.inf)))
             raise EngineError(f"the coordinates of atom {atom} are not numbers: the integration blew up")
 
 

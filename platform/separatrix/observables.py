@@ -47,16 +47,21 @@ class Observables:
             n_atoms=n_atoms,
         )
 
-    def observe(self, positions: FloatArray, box: FloatArray | None) -> tuple[int, list[float]]:
+    def observe(self, positions: FloatArray, frame: int, box: FloatArray | None) -> tuple[int, tuple[float, ...]]:
         """Return the state index of one frame, -1 for none, and its collective variables: made after every frame.
 
         Parameters
         ----------
-        positions : (n_atoms, 3), nm
-        box : (3, 3), nm, or None
+        positions : (n_frames, n_atoms, 3), nm
+        frame : which of them
+        box : (3, 3), nm, of that frame, or None
         """
-        values = self.columns.scalar(positions, box)
+        values = self.columns.of_frame(positions, frame, box)
         return self.states.scalar(values), values
+
+    def state_of(self, snapshot: Snapshot) -> int:
+        """Return the index of the state a configuration lies in, -1 for none."""
+        return self.observe(snapshot.positions[None], 0, snapshot.box)[0]
 
     def cvs(self, positions: FloatArray, box: FloatArray | None) -> Float32Array:
         """Return collective variables (n_frames, k), nm and degrees, of positions (n_frames, n_atoms, 3) nm."""
@@ -70,7 +75,7 @@ class Observables:
         """Return for each state the first of the starts inside it, in the order of the states; some may have none."""
         found: dict[int, Snapshot] = {}
         for start in starts.values():
-            found.setdefault(self.observe(start.positions, start.box)[0], start)
+            found.setdefault(self.state_of(start), start)
         return {name: found[index] for index, name in enumerate(self.states.names) if index in found}
 
     def check_starts(self, starts: Mapping[str, Snapshot]) -> None:

@@ -111,7 +111,7 @@ class _Search:
             self.report(
                 SeedingProgress(activity=activity, frames=self.frames, seconds=self.seconds, found=len(self.found))
             )
-        return frame, self.observables.observe(frame.positions, frame.box)[0]
+        return frame, self.observables.state_of(frame)
 
 
 def find_first_paths(

@@ -77,7 +77,7 @@ class Shooter:
         forward = engine.half(task.snapshot, forward_v, observe, self.max_frames)
         backward = engine.half(task.snapshot, backward_v, observe, self.max_frames)
         positions, box, shooting_frame, ends = _join(task, backward, forward)
-        _, here = observe(task.snapshot.positions, task.snapshot.box)
+        _, here = observe(task.snapshot.positions[None], 0, task.snapshot.box)
         cvs = np.concatenate([backward.values[::-1], np.array([here], np.float32), forward.values])
         if ends != (backward.state, forward.state):
             cvs = cvs[::-1]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from separatrix.collective_variables import KINDS, Columns, parse_definition
+from separatrix.collective_variables import Columns, parse_definition
 from separatrix.errors import ExpressionError
+from separatrix.kernels import KINDS
 from separatrix.states import States
 
 N_ATOMS = 8
@@ -77,6 +78,17 @@ def test_one_frame_and_many_give_the_same(box, seed, scale, dtype):
         assert all(type(value) is float for value in alone)
         # Both are rounded to single precision: at most the last bit may differ.
         np.testing.assert_allclose(alone, row, rtol=2e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_frame_is_found_among_others_whatever_their_layout(dtype):
+    positions = frames(1, n_frames=5).astype(dtype)
+    expected = [tuple(COLUMNS.scalar(one, TRICLINIC)) for one in positions]
+    by_atom = np.asfortranarray(positions)
+    for frame in range(5):
+        assert COLUMNS.of_frame(positions, frame, TRICLINIC) == expected[frame]
+        assert COLUMNS.of_frame(by_atom, frame, TRICLINIC) == expected[frame]
+        assert COLUMNS.of_frame(positions[::-1], 4 - frame, TRICLINIC) == expected[frame]
 
 
 @given(seed=SEEDS)
@@ -169,6 +181,14 @@ def test_coordination_follows_its_formula(r, r0, n, extra):
 def test_coordination_at_r0_is_the_limit():
     columns = Columns({"c": "coordination([0], [1], r0=0.5)", "d": "coordination([0], [1], r0=0.5, n=3, m=9)"}, 2)
     assert columns.scalar(np.array([[0.0, 0, 0], [0.5, 0, 0]]), None) == pytest.approx([0.5, 1 / 3])
+
+
+def test_the_steepest_coordination_can_be_computed():
+    columns = Columns({"c": "coordination([0, 1, 2], [3, 4, 5, 6, 7], r0=0.5, n=99, m=100)"}, 8)
+    positions = frames(2, n_frames=3)
+    np.testing.assert_allclose(
+        [columns.scalar(one, None) for one in positions], columns.array(positions, None), rtol=1e-6
+    )
 
 
 def test_coordination_sums_over_all_pairs_however_many():

@@ -112,7 +112,7 @@ def test_constraints_hold_after_a_shot() -> None:
     start = first_start(system)
     task = ShotTask(chain=0, step=0, snapshot=start, seed=3, model=0, frame=1)
     forward, _ = made_by.engine.draw_velocities(task.snapshot, np.random.default_rng(3))
-    half = made_by.engine.half(task.snapshot, forward, lambda positions, box: (NO_STATE, []), 200)
+    half = made_by.engine.half(task.snapshot, forward, lambda *frame: (NO_STATE, ()), 200)
     for i, j, length in constraints(system):
         found = np.linalg.norm(half.positions[:, i] - half.positions[:, j], axis=1)
         np.testing.assert_allclose(found, length, rtol=2e-5)
@@ -135,8 +135,8 @@ def test_the_two_halves_are_one_trajectory_run_both_ways(shift_by_half_a_step: b
     if not shift_by_half_a_step:
         forward, backward = forward + kick, backward + kick
 
-    ahead = engine.half(start, forward, lambda *frame: (NO_STATE, []), 2).positions[0].astype(float)
-    behind = engine.half(start, backward, lambda *frame: (NO_STATE, []), 2).positions[0].astype(float)
+    ahead = engine.half(start, forward, lambda *frame: (NO_STATE, ()), 2).positions[0].astype(float)
+    behind = engine.half(start, backward, lambda *frame: (NO_STATE, ()), 2).positions[0].astype(float)
     dt = config.system.timestep / 1000
     residual = ahead - 2 * start.positions + behind - 2 * dt * kick
     if shift_by_half_a_step:

@@ -94,7 +94,7 @@ def brute_force_paths(bench: Bench, n_frames: int) -> NDArray[np.floating]:
     engine.set_velocities(engine.draw_velocities(bench.start, np.random.default_rng(7))[0])
     engine.place(bench.start)
     frames = (engine.advance() for _ in range(n_frames))
-    stream = ((frame, observables.observe(frame.positions, frame.box)[0]) for frame in frames)
+    stream = ((frame, observables.state_of(frame)) for frame in frames)
     rows = []
     for piece, _ in cut_transitions(stream, 2 * bench.config.sampling.max_frames):
         rows.append(describe(observables.features(np.stack([frame.positions for frame in piece]), None)))
