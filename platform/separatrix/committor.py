@@ -191,7 +191,7 @@ class Committor:
 
     def member_logits(self, features: ArrayLike) -> NDArray[np.float64]:
         """Return the logits of every member, (n_members, n) for two states and (n_members, n, n_states) for more."""
-        rows = np.ascontiguousarray(features, dtype=np.float32)
+        rows = np.require(features, np.float32, ["C", "W"])  # torch takes no read-only memory
         if rows.ndim != 2 or rows.shape[1] != len(self.columns):
             raise ColumnMismatchError(f"expected features of shape (n, {len(self.columns)}), got {rows.shape}")
         result = np.empty((self.members, len(rows), self.n_outputs))

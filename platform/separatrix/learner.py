@@ -19,7 +19,7 @@ from separatrix.estimates import calibration, path_multiplicities
 from separatrix.records import Density, Reason
 from separatrix.rows import are_transitions
 from separatrix.selector import density_of
-from separatrix.store import Store
+from separatrix.store import GrowingTable, Store
 from separatrix.trainer import TrainingReport, expected_efficiency, train
 from separatrix.training_data import build_training_data
 
@@ -59,16 +59,16 @@ class Learner:
         self._run = run
         self._config = RunConfig.from_data(read_toml(run / "config.toml"))
         self._store = Store.open(run)
-        self._shots: dict[str, NDArray[Any]] = self._store.shots(0)
-        self._frames: dict[str, NDArray[Any]] = self._store.frames(0)
+        self._shots, self._frames = GrowingTable(self._store.shots), GrowingTable(self._store.frames)
 
     def learn(self, n_shots: int, version: int) -> Lesson:
         """Train model ``version`` on the first ``n_shots`` shots, from model ``version - 1``."""
-        self._catch_up()
+        self._store.refresh()
         config = self._config.committor
-        shots = {name: column[:n_shots] for name, column in self._shots.items()}
-        in_range = self._frames["shot"] < n_shots
-        frames = {name: column[in_range] for name, column in self._frames.items()}
+        shots = {name: column[:n_shots] for name, column in self._shots.columns().items()}
+        all_frames = self._frames.columns()
+        n_frames = int(np.searchsorted(all_frames["shot"], n_shots))  # frames lie in the order of their shots
+        frames = {name: column[:n_frames] for name, column in all_frames.items()}
         valid = shots["reason"] != Reason.FAILURE
         transition = are_transitions(shots["ends"])
         efficiency = expected_efficiency(shots["p_transition"][valid], transition[valid], config.window)
@@ -85,15 +85,6 @@ class Learner:
         density = self._density(model, shots, frames)
         stored = self._report(report, density, shots)
         return Lesson(version=version, data=model.to_bytes(), report=stored, density=density)
-
-    def _catch_up(self) -> None:
-        self._store.refresh()
-        for old, new in (
-            (self._shots, self._store.shots(len(self._shots["chain"]))),
-            (self._frames, self._store.frames(len(self._frames["shot"]))),
-        ):
-            for name, column in new.items():
-                old[name] = np.concatenate([old[name], column])
 
     def _model(self, version: int) -> Committor:
         if version == 0:

@@ -22,7 +22,7 @@ from separatrix.estimates import transition_yield
 from separatrix.observables import Observables
 from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
 from separatrix.rows import restore_status
-from separatrix.store import SHOT_COLUMNS, Store, is_locked
+from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, is_locked
 
 
 class Reader:
@@ -50,7 +50,7 @@ class Reader:
         self.config = _read_config(where)
         self.observables = Observables(self.config, _read_atoms(self.folder / "system" / "topology.pdb"))
         self._check_config(where)
-        self._tables: dict[str, dict[str, NDArray[Any]]] = {}
+        self._tables = {"shots": GrowingTable(self._store.shots), "frames": GrowingTable(self._store.frames)}
         self._models: dict[int, Committor] = {}
 
     def _check_config(self, where: Path) -> None:
@@ -78,7 +78,7 @@ class Reader:
         Variables are those of the store (``shots["chain"]``, ``shots["q"]``, ...); ``ends`` is (shot, end), and
         ``reason`` is in words.
         """
-        columns = self._follow("shots")
+        columns = self.columns("shots")
         data: dict[str, Any] = {}
         for name, column in columns.items():
             _, units, meaning = SHOT_COLUMNS[name]
@@ -94,7 +94,7 @@ class Reader:
         ``offset`` counts frames from the shooting point: below 0 the backward half, above 0 the forward half, of the
         trial as stored.
         """
-        columns = self._follow("frames")
+        columns = self.columns("frames")
         return xr.Dataset(
             {
                 "cvs": (("frame", "cv"), columns["cvs"]),
@@ -198,7 +198,7 @@ class Reader:
     def summary(self) -> dict[str, Any]:
         """Return what ``separatrix show --json`` prints."""
         status = self.status()
-        ends = self._follow("shots")["ends"]
+        ends = self.columns("shots")["ends"]
         share = transition_yield((ends[:, 0] != ends[:, 1]) & (ends >= 0).all(axis=1))
         report = self.model_report(status.model_version) if status.model_version else {}
         return {
@@ -240,19 +240,10 @@ class Reader:
                 continue
         return events
 
-    def _follow(self, table: str) -> Mapping[str, NDArray[Any]]:
-        """Return a table of the store, fetching only the rows that are new."""
+    def columns(self, table: str) -> Mapping[str, NDArray[Any]]:
+        """Return the raw columns of ``shots`` or ``frames``, read-only, fetching only the rows that are new."""
         self._store.refresh()
-        read = self._store.shots if table == "shots" else self._store.frames
-        known = self._tables.get(table)
-        if known is None:
-            self._tables[table] = read(0)
-        else:
-            n_known = len(next(iter(known.values())))
-            new = read(n_known)
-            if len(next(iter(new.values()))):
-                self._tables[table] = {name: np.concatenate([known[name], new[name]]) for name in known}
-        return self._tables[table]
+        return self._tables[table].columns()
 
 
 def _read_config(file: Path) -> RunConfig:

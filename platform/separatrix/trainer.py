@@ -251,7 +251,7 @@ class _Problem:
 
     @classmethod
     def of(cls, data: TrainingData, model: Committor, held_out: NDArray[np.bool_]) -> _Problem:
-        features = torch.from_numpy(np.ascontiguousarray(data.features))
+        features = torch.from_numpy(np.require(data.features, requirements=["C", "W"]))
         # A member that would hold everything out (a handful of shots) trains on everything.
         held_out = held_out & ~held_out.all(axis=1, keepdims=True)
         return cls(

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from separatrix.errors import RunExistsError, RunLockedError, RunNotFoundError, StoreError
 from separatrix.records import Reason
-from separatrix.store import SHOT_COLUMNS, Committed, Store, arrays, is_locked, layout, write_trajectory
+from separatrix.store import SHOT_COLUMNS, Committed, GrowingTable, Store, arrays, is_locked, layout, write_trajectory
 
 FEATURES, CVS, STATES = ("sin phi", "cos phi", "distance"), ("phi", "psi"), ("A", "B")
 TEXTS = {"config_toml": "seed = 1\n", "system_xml": "<System/>", "topology_pdb": "END\n"}
@@ -494,3 +494,23 @@ def test_the_store_costs_a_run_little(tmp_path):
     print(f"commit {np.mean(commits) * 1e3:.2f} ms, path {np.mean(paths) * 1e3:.2f} ms")  # noqa: T201
     assert np.median(commits) < 0.010
     assert np.median(paths) < 0.003
+
+
+def test_a_growing_table_fetches_new_rows_alone_and_leaves_what_it_gave_as_it_was():
+    rows, asked = [], []
+
+    def read(start):
+        asked.append(start)
+        table = np.array(rows[start:], dtype=float).reshape(-1, 2)
+        return {"pair": table, "sum": table.sum(axis=1)}
+
+    table, given = GrowingTable(read), []
+    for n in (0, 1, 1, 3, 40):
+        rows.extend([len(rows), 2 * len(rows)] for _ in range(n))
+        given.append(table.columns())
+    assert asked == [0, 0, 1, 2, 5]
+    for columns, n in zip(given, (0, 1, 2, 5, 45), strict=True):
+        assert columns["pair"].tolist() == rows[:n]
+        assert columns["sum"].tolist() == [3.0 * i for i in range(n)]
+        with pytest.raises(ValueError, match="read-only"):
+            columns["sum"][:] = 0.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from separatrix.store.growth import GrowingTable
 from separatrix.store.layout import SHOT_COLUMNS, Committed
 from separatrix.store.lock import is_locked
 from separatrix.store.run import Store, write_trajectory
 
-__all__ = ["SHOT_COLUMNS", "Committed", "Store", "is_locked", "write_trajectory"]
+__all__ = ["SHOT_COLUMNS", "Committed", "GrowingTable", "Store", "is_locked", "write_trajectory"]
