@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -152,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments : in place of those of this process
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    _plug_in(given)
     try:
         code = app(args=given or ["--help"], prog_name="separatrix", standalone_mode=False)
     except typer.TyperException as error:
@@ -160,6 +162,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SeparatrixError as error:
         _fail(str(error))
     sys.exit(code or 0)
+
+
+def _plug_in(given: Sequence[str]) -> None:
+    """Add the commands of other packages, such as ``serve``, unless one of our own is asked for.
+
+    A package declares them in its entry points of the group ``separatrix.commands``, as functions for Typer in modules
+    that load quickly.
+    """
+    own = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    if given and given[0] in own:
+        return
+    for entry in entry_points(group="separatrix.commands"):
+        if entry.name not in own:
+            app.command(entry.name)(entry.load())
 
 
 def _fail(message: str) -> NoReturn:

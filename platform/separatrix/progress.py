@@ -44,7 +44,7 @@ class ProgressDisplay:
     def __init__(self, status: Callable[[], Status], config: RunConfig, console: Console | None = None) -> None:
         self._status, self._config = status, config
         self._console = console or Console(stderr=True)
-        self._pace = _Pace()
+        self._pace = Pace()
         self._error: type[BaseException] | None = None
         self._ended = threading.Event()
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
@@ -122,7 +122,7 @@ class ProgressDisplay:
         self._console.print(status_line(status, left), highlight=False, markup=False, soft_wrap=True)
 
 
-class _Pace:
+class Pace:
     """How fast steps came lately: trials of a run differ in length, and a run that goes on starts with many."""
 
     def __init__(self) -> None:

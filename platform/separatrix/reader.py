@@ -22,7 +22,7 @@ from separatrix.estimates import transition_yield
 from separatrix.observables import Observables
 from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
 from separatrix.rows import restore_status
-from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, is_locked
+from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, is_locked, read_result
 
 
 class Reader:
@@ -188,8 +188,7 @@ class Reader:
 
     def status(self) -> Status:
         """Return how the run stands by its last commit."""
-        self._store.refresh()
-        status = restore_status(self._store, self.config.sampling.steps)
+        status = restore_status(self._store, self.config.sampling.steps, self.columns("shots"))
         live = status.state in (RunState.RUNNING, RunState.SEEDING, RunState.PAUSED)
         if live and not is_locked(self.folder):
             return replace(status, state=RunState.INTERRUPTED)
@@ -223,6 +222,10 @@ class Reader:
             "calibration": report.get("calibration"),
             "message": status.message,
         }
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """Return the result of an analysis, ``mechanism`` or ``validation``; None when the run holds none."""
+        return read_result(self.folder, name)
 
     def log(self) -> list[dict[str, Any]]:
         """Return the events of the run, oldest first; a line cut short by a crash is left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -125,9 +126,15 @@ def restore_model(store: Store) -> tuple[Committor, Density, int]:
     return model, Density(counts=tuple(report["density"])), int(report["n_shots"])
 
 
-def restore_status(store: Store, target: int) -> Status:
-    """Return the status of a run as its committed rows and notes give it."""
-    shots = store.shots()
+def restore_status(store: Store, target: int, shots: Mapping[str, NDArray[Any]] | None = None) -> Status:
+    """Return the status of a run as its committed rows and notes give it.
+
+    Parameters
+    ----------
+    target : steps wanted, where the run does not say
+    shots : its rows, when they are at hand
+    """
+    shots = store.shots() if shots is None else shots
     notes = store.notes
     versions = store.model_versions()
     report = store.model_report(versions[-1]) if versions else {}

@@ -362,7 +362,7 @@ def test_what_a_run_is_doing_is_said_in_words():
 
 
 def test_the_time_left_follows_the_latest_pace():
-    pace = progress._Pace()
+    pace = progress.Pace()
 
     def left(steps, seconds):
         return pace.seconds_left(Status(state=RunState.RUNNING, steps=steps, target=1000, seconds=seconds))

@@ -22,7 +22,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from separatrix.errors import RunExistsError, RunLockedError, RunNotFoundError, StoreError
 from separatrix.records import Reason
-from separatrix.store import SHOT_COLUMNS, Committed, GrowingTable, Store, arrays, is_locked, layout, write_trajectory
+from separatrix.store import (
+    SHOT_COLUMNS,
+    Committed,
+    GrowingTable,
+    Store,
+    arrays,
+    is_locked,
+    layout,
+    read_result,
+    write_result,
+    write_trajectory,
+)
 
 FEATURES, CVS, STATES = ("sin phi", "cos phi", "distance"), ("phi", "psi"), ("A", "B")
 TEXTS = {"config_toml": "seed = 1\n", "system_xml": "<System/>", "topology_pdb": "END\n"}
@@ -514,3 +525,16 @@ def test_a_growing_table_fetches_new_rows_alone_and_leaves_what_it_gave_as_it_wa
         assert columns["sum"].tolist() == [3.0 * i for i in range(n)]
         with pytest.raises(ValueError, match="read-only"):
             columns["sum"][:] = 0.0
+
+
+def test_results_are_replaced_whole_and_others_are_refused(store):
+    assert read_result(store.path, "mechanism") is None
+    write_result(store.path, "mechanism", {"relevance": [{"name": "x", "mean": np.float32(0.5)}]})
+    write_result(store.path, "mechanism", {"relevance": [{"name": "y", "mean": np.float32(0.25)}]})
+    assert read_result(store.path, "mechanism") == {"relevance": [{"name": "y", "mean": 0.25}]}
+    assert [file.name for file in (store.path / "results").iterdir()] == ["mechanism.json"]
+    with pytest.raises(StoreError, match=r"expected one of mechanism, validation, got '\.\./x'"):
+        write_result(store.path, "../x", {})
+    (store.path / "results" / "mechanism.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        read_result(store.path, "mechanism")

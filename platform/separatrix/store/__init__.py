@@ -5,6 +5,17 @@ from __future__ import annotations
 from separatrix.store.growth import GrowingTable
 from separatrix.store.layout import SHOT_COLUMNS, Committed
 from separatrix.store.lock import is_locked
+from separatrix.store.results import RESULTS, read_result, write_result
 from separatrix.store.run import Store, write_trajectory
 
-__all__ = ["SHOT_COLUMNS", "Committed", "GrowingTable", "Store", "is_locked", "write_trajectory"]
+__all__ = [
+    "RESULTS",
+    "SHOT_COLUMNS",
+    "Committed",
+    "GrowingTable",
+    "Store",
+    "is_locked",
+    "read_result",
+    "write_result",
+    "write_trajectory",
+]
