@@ -1,4 +1,4 @@
-# make demo       sample a molecule in this terminal; again: go on with it
+# make demo       sample a molecule and watch it in the browser; again: go on with it
 # make test       the default test suite
 # make test-slow  the long tests
 # make bench      the benchmarks
@@ -9,24 +9,19 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := runs/demo
+RUNS := runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow bench lint
+.PHONY: help demo test test-slow bench lint browser
 
 help:
 	@sed -n 's/^# //p' Makefile
 
 demo: .venv/.installed
-	@if [ -e $(DEMO)/config.toml ]; then \
-		echo "Going on with $(DEMO); remove that folder to start afresh."; \
-		$(BIN)/separatrix run $(DEMO); \
-	else \
-		$(BIN)/separatrix run $(DEMO) --system alanine-dipeptide; \
-	fi
+	$(BIN)/separatrix serve $(RUNS) --demo
 
-test: .venv/.installed-test
+test: .venv/.installed-test browser
 	$(BIN)/python -m pytest
 
 test-slow: .venv/.installed-test
@@ -40,6 +35,14 @@ lint: .venv/.installed-lint
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Tests drive a real browser: Debian's, or whatever SEPARATRIX_CHROMIUM names.
+browser:
+	@if [ -z "$$SEPARATRIX_CHROMIUM" ] && ! command -v chromium >/dev/null; then \
+		as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		echo "Installing Chromium for the tests of the pages."; \
+		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq chromium; \
+	fi
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Separatrix needs Python 3.11 or later; try PYTHON=python3.12 make ...")'

@@ -1,0 +1,137 @@
+"""Small components of the pages that Panel does not have; each is a few lines in the browser and asks no other host."""
+
+from __future__ import annotations
+
+import param
+from panel.custom import JSComponent
+
+from separatrix_dashboards.theme import CSS
+
+
+class Choice(JSComponent):
+    """Pictures with a title and a description, of which one is chosen."""
+
+    options = param.List(item_type=dict, doc="Each with name, title, description (text) and picture (SVG of ours).")
+    value = param.String(doc="Name of the chosen one.")
+    label = param.String(doc="What is chosen, for those who cannot see it.")
+
+    _stylesheets = [  # noqa: RUF012 - Panel's own way
+        CSS,
+        """
+        .choice { display: block; width: 100%; }
+        fieldset { border: 0; margin: 0; padding: 0; min-width: 0; display: grid; gap: 12px;
+          grid-template-columns: repeat(auto-fill, minmax(min(100%, 205px), 1fr)); }
+        label { position: relative; display: flex; flex-direction: column; border: 1px solid var(--sx-line);
+          border-radius: 12px; overflow: hidden; cursor: pointer; background: var(--sx-paper);
+          transition: border-color 0.15s, box-shadow 0.15s; }
+        label:hover { border-color: var(--sx-accent); }
+        label:has(input:checked) { border-color: var(--sx-accent); box-shadow: inset 0 0 0 1px var(--sx-accent); }
+        label:has(input:focus-visible) { outline: 2px solid var(--sx-accent); outline-offset: 2px; }
+        input { position: absolute; right: 10px; top: 10px; width: 17px; height: 17px; margin: 0;
+          accent-color: var(--sx-accent); cursor: pointer; }
+        .picture { aspect-ratio: 2.1; background: var(--sx-faint); }
+        .picture svg { width: 100%; height: 100%; display: block; }
+        .title { font-weight: 600; font-size: 14.5px; padding: 9px 12px 0; }
+        .description { color: var(--sx-dim); font-size: 12.5px; line-height: 1.4; padding: 3px 12px 11px; }
+        """,
+    ]
+    _esm = """
+    export function render({ model, el }) {
+      const group = document.createElement("fieldset")
+      const name = "choice-" + Math.random().toString(36).slice(2)
+      const draw = () => {
+        group.setAttribute("aria-label", model.label)
+        group.replaceChildren(...model.options.map((option) => {
+          const label = document.createElement("label")
+          label.innerHTML = '<div class="picture"></div><div class="title"></div><div class="description"></div>' +
+            '<input type="radio">'
+          label.querySelector(".picture").innerHTML = option.picture
+          label.querySelector(".title").textContent = option.title
+          label.querySelector(".description").textContent = option.description
+          const input = label.querySelector("input")
+          input.name = name
+          input.value = option.name
+          input.addEventListener("change", () => { model.value = option.name })
+          return label
+        }))
+        mark()
+      }
+      const mark = () => {
+        for (const input of group.querySelectorAll("input")) input.checked = input.value === model.value
+      }
+      model.on("options", draw)
+      model.on("value", mark)
+      draw()
+      el.append(group)
+    }
+    """
+
+
+class CopyText(JSComponent):
+    """A text in a box, and a button that copies it."""
+
+    text = param.String()
+
+    _stylesheets = [  # noqa: RUF012 - Panel's own way
+        CSS,
+        """
+        .copy-text { display: block; width: 100%; position: relative; }
+        pre { max-height: 320px; }
+        button { position: absolute; right: 8px; top: 8px; font: inherit; font-size: 12.5px; padding: 3px 10px;
+          border-radius: 6px; border: 1px solid var(--sx-line); background: var(--sx-paper); color: var(--sx-ink);
+          cursor: pointer; }
+        button:hover { border-color: var(--sx-accent); }
+        """,
+    ]
+    _esm = """
+    function select(node) {
+      const range = document.createRange()
+      range.selectNodeContents(node)
+      const selection = node.getRootNode().getSelection?.() ?? window.getSelection()
+      selection.removeAllRanges()
+      selection.addRange(range)
+    }
+    async function copy(text, node) {
+      // Browsers give pages the clipboard over HTTPS and on their own machine only.
+      if (navigator.clipboard && window.isSecureContext) {
+        try { await navigator.clipboard.writeText(text); return true } catch { /* refused: the other way */ }
+      }
+      const area = document.createElement("textarea")
+      area.value = text
+      area.style.position = "fixed"
+      area.style.opacity = "0"
+      document.body.append(area)
+      area.select()
+      const done = document.execCommand("copy")
+      area.remove()
+      if (!done) select(node)
+      return done
+    }
+    export function render({ model, el }) {
+      const pre = document.createElement("pre")
+      pre.className = "sx-toml"
+      const button = document.createElement("button")
+      button.type = "button"
+      button.textContent = "Copy"
+      const show = () => { pre.textContent = model.text }
+      button.addEventListener("click", async () => {
+        button.textContent = (await copy(model.text, pre)) ? "Copied" : "Press Ctrl-C"
+        setTimeout(() => { button.textContent = "Copy" }, 1800)
+      })
+      model.on("text", show)
+      show()
+      el.append(pre, button)
+    }
+    """
+
+
+class Redirect(JSComponent):
+    """Takes the browser to another page when its address is set; relative addresses work behind any proxy."""
+
+    address = param.String()
+
+    _esm = """
+    export function render({ model }) {
+      model.on("address", () => { if (model.address) window.location.assign(model.address) })
+    }
+    """

@@ -1,0 +1,179 @@
+"""The head of a run's page: what it is doing, the numbers that matter, and its controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import panel as pn
+
+from separatrix.errors import SeparatrixError
+from separatrix.estimates import perfect_yield, transition_yield
+from separatrix.progress import Pace, activity
+from separatrix.records import RunState
+from separatrix.rows import are_transitions
+from separatrix_dashboards.access import Role
+from separatrix_dashboards.feeds import RunSnapshot
+from separatrix_dashboards.sessions import SessionPool
+from separatrix_dashboards.theme import STATE_CHIPS, html
+from separatrix_dashboards.views.base import Scope, fact
+from separatrix_dashboards.widgets import button, integer
+from separatrix_dashboards.words import escaped, lasting, with_error
+
+_LIVE = (RunState.RUNNING, RunState.SEEDING)
+
+
+class Head:
+    """What stays in sight on a run's page.
+
+    Parameters
+    ----------
+    scope : of the run and the document
+    pool : the server's sessions; None where nothing can be controlled
+    role : tells what whoever looks may do now; viewers get no controls, and every control asks again
+    refresh : has the hub look at once
+    """
+
+    def __init__(
+        self, scope: Scope, pool: SessionPool | None, role: Callable[[], Role], refresh: Callable[[], None]
+    ) -> None:
+        self._scope, self._pool, self._role, self._refresh = scope, pool, role, refresh
+        self._pace = Pace()
+        self._name = html("", sizing_mode=None, styles={"flex": "1 1 320px"})
+        self._progress, self._numbers = html(""), html("", margin=(6, 0, 0, 0))
+        self._problem = html("")
+        self._controls = self._make_controls() if pool is not None and role() == Role.OPERATOR else None
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        """Return the head."""
+        self._scope.follow(self._show)
+        controls = [] if self._controls is None else [self._controls]
+        return pn.Column(
+            pn.FlexBox(self._name, *controls, align_items="center", gap="2px 18px", sizing_mode="stretch_width"),
+            self._progress,
+            self._numbers,
+            self._problem,
+            sizing_mode="stretch_width",
+            margin=(4, 0, 8, 0),
+        )
+
+    def _show(self, snapshot: RunSnapshot) -> None:
+        self._name.object = name_html(snapshot)
+        self._progress.object = progress_html(snapshot, self._pace.seconds_left(snapshot.status))
+        self._numbers.object = facts_html(snapshot)
+        problem = snapshot.problem or ""
+        self._problem.object = f'<div class="sx-problem">{escaped(problem)}</div>' if problem else ""
+        if self._controls is not None:
+            self._enable(snapshot)
+
+    # -- controls --------------------------------------------------------------------------------------------------
+
+    def _make_controls(self) -> pn.Row:
+        snapshot = self._scope.feed.snapshot
+        target = max(snapshot.status.target, snapshot.config.sampling.steps)
+        self._target = integer("target steps", target, least=1, step=100)
+        self._workers = integer("workers", self._default_workers(), width=80)
+        place = {"margin": (4, 4), "align": "end"}
+        self._start = button("Start", self._on_start, primary=True, **place)
+        self._pause = button("Pause", self._on_pause, **place)
+        self._stop = button("Stop", self._on_stop, **place)
+        return pn.Row(self._target, self._workers, self._start, self._pause, self._stop, margin=0)
+
+    def _default_workers(self) -> int:
+        pool = self._pool
+        chains = self._scope.feed.snapshot.config.sampling.chains
+        return max(1, min(chains, pool.max_workers if pool is not None else 1))
+
+    def _enable(self, snapshot: RunSnapshot) -> None:
+        state = snapshot.status.state
+        elsewhere = state in (*_LIVE, RunState.PAUSED) and not snapshot.owned
+        busy = snapshot.owned and state in (*_LIVE, RunState.PAUSED, RunState.NEW)
+        queued = snapshot.queue is not None
+        self._start.disabled = busy or queued or elsewhere
+        self._start.name = "Continue" if snapshot.n_shots else "Start"
+        self._pause.name = "Resume" if state == RunState.PAUSED else "Pause"
+        self._pause.disabled = not snapshot.owned or state not in (*_LIVE, RunState.PAUSED)
+        self._stop.disabled = not (busy or queued)
+        self._target.disabled = self._workers.disabled = busy or queued or elsewhere
+
+    def _on_start(self, _: Any) -> None:
+        self._do(lambda pool: pool.start(self._scope.feed.path, **self._wanted(), role=self._role()))
+
+    def _wanted(self) -> dict[str, int]:
+        return {"steps": int(self._target.value), "workers": int(self._workers.value)}
+
+    def _on_pause(self, _: Any) -> None:
+        path = self._scope.feed.path
+        paused = self._scope.feed.snapshot.status.state == RunState.PAUSED
+        self._do(lambda pool: (pool.resume if paused else pool.pause)(path, role=self._role()))
+
+    def _on_stop(self, _: Any) -> None:
+        self._do(lambda pool: pool.stop(self._scope.feed.path, role=self._role()))
+
+    def _do(self, control: Callable[[SessionPool], None]) -> None:
+        try:
+            if self._pool is not None:
+                control(self._pool)
+        except SeparatrixError as error:
+            self._problem.object = f'<div class="sx-problem">{escaped(error)}</div>'
+        self._refresh()
+
+
+def name_html(snapshot: RunSnapshot) -> str:
+    """Return the name and what the run is doing, as HTML."""
+    status = snapshot.status
+    word, colour = STATE_CHIPS["queued" if snapshot.queue is not None else status.state.value]
+    if status.state in _LIVE:
+        word = activity(status)
+    if snapshot.queue is not None:
+        word = f"queued, {'next' if snapshot.queue == 1 else f'{snapshot.queue - 1} before it'}"
+    return (
+        f'<div class="sx-head"><span class="sx-name">{escaped(snapshot.name)}</span>'
+        f'<span class="sx-chip" style="--chip:{colour}" data-state="{status.state.value}">{escaped(word)}</span></div>'
+    )
+
+
+def progress_html(snapshot: RunSnapshot, seconds_left: float | None) -> str:
+    """Return the progress bar, steps, time left, and what the run says of itself, as HTML."""
+    status = snapshot.status
+    share = min(1.0, status.steps / status.target) if status.target else 0.0
+    left = f" · {lasting(seconds_left)} left" if seconds_left is not None else ""
+    message = f'<div class="sx-note">{escaped(status.message)}</div>' if status.message and not snapshot.problem else ""
+    return (
+        f'<div class="sx-head"><div class="sx-bar" role="progressbar" aria-valuenow="{share * 100:.0f}" '
+        f'aria-label="progress"><div style="width:{share:.1%}"></div></div>'
+        f'<span class="sx-bar-words"><span data-steps="{status.steps}">{status.steps:,}</span> of {status.target:,} '
+        f"steps{left}</span></div>{message}"
+    )
+
+
+def facts_html(snapshot: RunSnapshot) -> str:
+    """Return the numbers that matter, as HTML."""
+    return f'<div class="sx-facts">{"".join(fact(*each) for each in facts(snapshot))}</div>'
+
+
+def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
+    """Return (name, number, what to hold it against) of the numbers that matter."""
+    status, config = snapshot.status, snapshot.config
+    share = transition_yield(are_transitions(snapshot.shots["ends"]))
+    ideal = ""
+    if config.sampling.selector == "lorentzian" and config.sampling.density_correction and len(config.states) == 2:
+        ideal = f"ideal {perfect_yield(config.sampling.scale):.3f}"
+    loss, chance = status.validation_loss, math.log(len(config.states))
+    speed = status.md_steps_per_second
+    raw = status.raw_steps_per_second * max(1, status.workers)
+    busy = f"{min(status.busy, status.workers)} of {status.workers}" if status.workers else "in the server"
+    return [
+        ("transitions", f"{status.transitions:,}", f"{status.expected_transitions:,.0f} expected"),
+        ("yield", with_error(share.value, share.error), ideal or f"{config.sampling.selector} selection"),
+        ("accepted", f"{status.accepted:,}", f"{status.accepted / status.steps:.0%} of steps" if status.steps else ""),
+        ("held-out loss", with_error(loss, None), f"chance {chance:.3f}, model {status.model_version}"),
+        (
+            "MD speed",
+            f"{speed:,.0f} steps/s" if speed else "-",
+            f"{speed / raw:.0%} of raw {status.platform}" if raw and speed else "",
+        ),
+        ("workers busy", busy if status.state in _LIVE else "none", f"{status.failures:,} failures"),
+        ("sampled for", lasting(status.seconds), f"{status.md_steps * config.system.timestep * 1e-6:,.3g} ns of MD"),
+    ]

@@ -1,0 +1,72 @@
+"""The frame of every page: bar with navigation, theme and user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from separatrix_dashboards.theme import CSS, THEME_CONFIG, html
+from separatrix_dashboards.words import escaped
+
+if TYPE_CHECKING:
+    from separatrix_dashboards.access import Role
+    from separatrix_dashboards.workspace import Workspace
+
+LINKS = (("Runs", "./"), ("New session", "new"), ("Compare", "compare"))
+
+_BAR = """
+:host { color: inherit; }
+nav { display: flex; gap: 18px; padding-left: 28px; align-items: center; font-size: 14px; }
+nav a { color: inherit; text-decoration: none; opacity: 0.82; padding: 4px 2px; border-bottom: 2px solid transparent; }
+nav a:hover, nav a:focus-visible { opacity: 1; border-bottom-color: currentColor; }
+nav a[aria-current] { opacity: 1; border-bottom-color: currentColor; }
+nav .who { opacity: 0.8; margin-left: auto; }
+"""
+
+
+def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = None) -> pmui.Page:
+    """Return a whole page.
+
+    Parameters
+    ----------
+    title : of the browser's tab, and which navigation link is the current one
+    main : what the page shows
+    head : stays in sight while the rest scrolls
+    """
+    content = [] if head is None else [_sticky(head)]
+    return pmui.Page(
+        title="Separatrix",
+        meta_title=f"{title} · Separatrix" if title else "Separatrix",
+        header=[_bar(workspace, role, title)],
+        main=[pn.Column(*content, *main, sizing_mode="stretch_width", margin=(0, 18, 24, 18))],
+        main_width=1560,
+        sidebar_variant="temporary",
+        theme_config=THEME_CONFIG,
+        busy_indicator="linear",
+        stylesheets=[CSS],
+    )
+
+
+def _bar(workspace: Workspace, role: Role, title: str) -> pn.pane.HTML:
+    links = "".join(
+        f'<a href="{address}"{" aria-current=page" if name == title else ""}>{name}</a>'
+        for name, address in LINKS
+        if role == "operator" or name != "New session"
+    )
+    user = pn.state.user if pn.state.user not in (None, "guest") else None
+    may = "" if role == "operator" else "read-only"
+    out = "" if user is None else f'{escaped(user)} · <a href="logout">log out</a>'
+    place = f"runs in {escaped(workspace.folder.name or workspace.folder)}"
+    who = f'<span class="who">{" · ".join(filter(None, (place, may, out)))}</span>'
+    return html(f"<nav>{links}{who}</nav>", stylesheets=[_BAR])
+
+
+def _sticky(head: Any) -> pn.Column:
+    return pn.Column(
+        head,
+        sizing_mode="stretch_width",
+        margin=0,
+        styles={"position": "sticky", "top": "0", "z-index": "5", "background": "var(--panel-background-color, #fff)"},
+    )

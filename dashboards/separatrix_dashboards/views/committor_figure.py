@@ -1,0 +1,402 @@
+"""How a committor map is drawn: as an image over two collective variables, or as a curve over one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
+
+import holoviews as hv
+import numpy as np
+from bokeh.models import ColorBar, CustomJS, DataRange1d, FixedTicker, GlyphRenderer, HoverTool, Plot
+from contourpy import contour_generator
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.special import expit
+
+from separatrix.estimates import enclosing_levels, near_frames
+from separatrix.records import NO_STATE
+from separatrix_dashboards.charts import Element
+from separatrix_dashboards.theme import COMMITTOR_MAP, GREEN, GREY, PURPLE, STATE_COLOURS
+from separatrix_dashboards.views.committor_map import Axis, Choice, CommittorMap
+from separatrix_dashboards.words import escaped
+
+Array = NDArray[Any]
+Line = tuple[Array, Array]
+"""x and y of points; nan ends one line and begins the next."""
+
+# Lines over a map are dark in a pale casing: they show on every colour of the map, and beside it on light and dark.
+INK: Final = "#11151a"
+CASING: Final = "#ffffff"
+PATHS_INK: Final = "#6a3d9a"
+ENERGY_INK: Final = "#4b535e"
+
+SPREAD_MAP: Final = ("#f8f5fa", "#e4d9ec", "#cdb8dd", "#b394c9", "#966db3", "#774899", "#57267c", "#3b0f5c")
+DIFFERENCE_MAP: Final = (
+    "#40004b",
+    "#762a83",
+    "#9970ab",
+    "#c2a5cf",
+    "#e7d4e8",
+    "#f5f4f5",
+    "#d9f0d3",
+    "#a6dba0",
+    "#5aae61",
+    "#1b7837",
+    "#00441b",
+)
+
+OVERLAYS: Final = ("shooting points", "paths", "energy")
+
+_SHARES: Final = (0.25, 0.5, 0.75, 0.95)
+"""Path density is drawn as contours that enclose these shares of the frames."""
+
+_ENERGY_LEVELS: Final = 20
+_RETURNS: Final = tuple(colour for colour in STATE_COLOURS if colour != GREEN)
+_MARKERS: Final = ("circle", "triangle", "inverted_triangle", "square", "diamond")
+_ONLY_NUMBERS: Final = "export default (args, tool, {value}) => Number.isFinite(value)"
+_NOTHING: Final[Line] = (np.empty(0), np.empty(0))
+
+
+def outcomes(state_names: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    """Return what a shot can come to, with colour and marker: a transition, both halves in one state, or neither."""
+    same = [
+        (f"{name} to {name}", _RETURNS[index % len(_RETURNS)], _MARKERS[1 + index % (len(_MARKERS) - 2)])
+        for index, name in enumerate(state_names)
+    ]
+    return (("transition", GREEN, _MARKERS[0]), *same, ("a half without end", GREY, _MARKERS[-1]))
+
+
+def outcome_of(ends: Array, n_states: int) -> Array:
+    """Return the place in `outcomes` of every shot, (n_shots,), from its ends (n_shots, 2)."""
+    first, second = ends[:, 0].astype(int), ends[:, 1].astype(int)
+    ended = (first != NO_STATE) & (second != NO_STATE)
+    return np.where(ended, np.where(first == second, 1 + first, 0), 1 + n_states)
+
+
+def layer_name(choice: Choice, state_names: Sequence[str]) -> str:
+    """Return what a layer shows, in words for an axis."""
+    p = "p_B" if len(state_names) == 2 else f"p of {state_names[choice.state]}"
+    return {
+        "learned": p,
+        "exact": f"exact {p}",
+        "difference": f"learned less exact {p}",
+        "spread": f"spread of {p} over the ensemble",
+    }[choice.layer]
+
+
+def colours_of(layer: str) -> tuple[list[str], tuple[float, float]]:
+    """Return the colours of a layer and the values at their ends."""
+    if layer == "spread":
+        return list(_shades(SPREAD_MAP)), (0.0, 0.2)
+    if layer == "difference":
+        return list(_shades(DIFFERENCE_MAP)), (-0.2, 0.2)
+    return list(_shades(COMMITTOR_MAP)), (0.0, 1.0)
+
+
+def _shades(colours: Sequence[str], between: int = 8) -> Iterator[str]:
+    """Yield the colours of a map and those between them."""
+    channels = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours]).T
+    places = np.linspace(0, len(colours) - 1, (len(colours) - 1) * between + 1)
+    for red, green, blue in zip(*(np.interp(places, range(len(colours)), c) for c in channels), strict=True):
+        yield f"#{round(red):02x}{round(green):02x}{round(blue):02x}"
+
+
+# -- two variables -----------------------------------------------------------------------------------------------------
+
+
+def draw_map(found: CommittorMap, choice: Choice, state_names: Sequence[str]) -> Element:
+    """Return the map over two collective variables."""
+    x, y = (_dimension(name, axis) for name, axis in zip("xy", found.axes, strict=True))
+    exact = contours(found.axes, found.exact, (0.5,))
+    separatrix = exact if choice.layer == "exact" else contours(found.axes, found.model.smooth, (0.5,))
+    reference = _NOTHING if choice.layer == "exact" else exact
+    outlines = joined([_outline(found.axes, mask) for mask in found.masks.values()])
+    density = contours(found.axes, found.density, enclosing_levels(found.density, _SHARES))
+    leaves = [
+        _image(found, choice, state_names, x, y),
+        _veil(found, choice, x, y),
+        _curve(_energy_lines(found), x, y, ENERGY_INK, 0.8, alpha=0.5),
+        _curve(density, x, y, PATHS_INK, 1.5),
+        _curve(joined([outlines, reference, separatrix]), x, y, CASING, 5.0, alpha=0.8),
+        _curve(outlines, x, y, INK, 1.5),
+        _curve(reference, x, y, INK, 2.0, line_dash="dotted"),
+        _curve(separatrix, x, y, INK, 3.0),
+        _shots(found, state_names, x, y),
+        _names(found, x, y),
+    ]
+    return hv.Overlay(leaves).opts(show_legend=False, padding=0)
+
+
+def _dimension(name: str, axis: Axis) -> hv.Dimension:
+    # Named by hand, labelled as it is called: a collective variable may have any name.
+    return hv.Dimension((f"map_{name}", axis.name), unit=axis.unit or None)
+
+
+def _image(
+    found: CommittorMap, choice: Choice, state_names: Sequence[str], x: hv.Dimension, y: hv.Dimension
+) -> hv.Image:
+    name = layer_name(choice, state_names)
+    layers = (found.layer(choice.layer), found.model.p, found.model.spread, found.model.within, found.count)
+    table = np.stack([np.asarray(layer, dtype=np.float32)[::-1] for layer in layers], axis=-1)
+    p = layer_name(Choice(x=choice.x, y=choice.y, state=choice.state), state_names)
+    tips = [(axis.name, f"${key}{{0.[00]}} {axis.unit}".rstrip()) for axis, key in zip(found.axes, "xy", strict=True)]
+    tips += [] if choice.layer in ("learned", "spread") else [(name, "@image{0.000}")]
+    tips += [(p, "@learned{0.000}"), ("ensemble spread", "@spread{0.000}")]
+    tips += [] if found.model.on_grid else [("within the cell", "@within{0.000}")]
+    tips += [("frames", "@frames{0,0}")]
+    cmap, clim = colours_of(choice.layer)
+    # With a range of their own HoloViews does not look for one, where everything may be nan.
+    vdims = [hv.Dimension(("layer", name), range=clim)]
+    vdims += [hv.Dimension(other, range=(0, 1)) for other in ("learned", "spread", "within", "frames")]
+    return hv.Image(table, [x, y], vdims, bounds=_bounds(found)).opts(
+        cmap=cmap,
+        clim=clim,
+        colorbar=True,
+        colorbar_opts={"ticker": FixedTicker(ticks=list(np.linspace(*clim, 5))), "width": 14},
+        tools=["hover"],
+        hover_tooltips=tips,
+        show_legend=False,
+    )
+
+
+def _veil(found: CommittorMap, choice: Choice, x: hv.Dimension, y: hv.Dimension) -> hv.Image:
+    """Return what dims a model on a grid of positions where nothing was sampled: it only guesses there."""
+    hidden = found.model.on_grid and choice.layer != "exact"
+    veil = np.where(near_frames(found.count, periodic=found.periodic) | (not hidden), np.nan, 1.0)
+    return hv.Image(
+        veil[::-1].astype(np.float32), [x, y], hv.Dimension("veil", range=(0, 1)), bounds=_bounds(found)
+    ).opts(cmap=[GREY], clim=(0, 1), alpha=0.5, show_legend=False)
+
+
+def _bounds(found: CommittorMap) -> tuple[float, ...]:
+    return (*(float(axis.edges[0]) for axis in found.axes), *(float(axis.edges[-1]) for axis in found.axes))
+
+
+def _curve(line: Line, x: hv.Dimension, y: hv.Dimension, colour: str, width: float, **style: Any) -> hv.Curve:
+    return hv.Curve(line, x, y).opts(color=colour, line_width=width, show_legend=False, **style)
+
+
+def _shots(found: CommittorMap, state_names: Sequence[str], x: hv.Dimension, y: hv.Dimension) -> hv.Points:
+    """Return the shooting points; over one variable they lie at the p predicted before them."""
+    shots = found.shots
+    looks = outcomes(state_names)
+    outcome = outcome_of(shots.ends, len(state_names))
+    order = np.argsort(-outcome, kind="stable")  # transitions on top
+    height = () if len(found.axes) == 2 else (expit(shots.q.astype(float)),)
+    numbers = [array[order].astype(float) for array in (*shots.place.T, *height, shots.shot, shots.q)]
+    words = [np.array([look[i] for look in looks], dtype=object)[outcome[order]] for i in range(3)]
+    # A point that is nowhere: without any, HoloViews could not tell that the columns hold colours and markers.
+    numbers = [np.append(column, np.nan) for column in numbers]
+    words = [np.append(column, word) for column, word in zip(words, looks[0], strict=True)]
+    return hv.Points((*numbers, *words), [x, y], ["shot", "q", "outcome", "look", "mark"]).opts(
+        color="look",
+        marker="mark",
+        size=7.5,
+        line_color=CASING,
+        line_width=0.9,
+        tools=["hover"],
+        hover_tooltips=[("shot", "@shot{0}"), ("it gave", "@outcome"), ("q before it", "@q{0.00}")],
+        show_legend=False,
+    )
+
+
+def _names(found: CommittorMap, x: hv.Dimension, y: hv.Dimension) -> hv.Labels:
+    height = () if len(found.axes) == 2 else (0.94,)
+    places = [(*place, *height, name) for name, place in found.labels.items()]
+    columns = tuple(zip(*places, strict=True)) if places else ([], [], [])
+    return hv.Labels(columns, [x, y], "state_name").opts(
+        text_color=INK, text_font_size="10.5pt", text_font_style="bold", show_legend=False
+    )
+
+
+# -- one variable ------------------------------------------------------------------------------------------------------
+
+
+def draw_curve(found: CommittorMap, choice: Choice, state_names: Sequence[str]) -> Element:
+    """Return the curve over one collective variable, with the scatter of p within each bin as a band."""
+    axis = found.axes[0]
+    name = layer_name(choice, state_names)
+    x, y = _dimension("x", axis), hv.Dimension(("map_y", name))
+    value = found.layer(choice.layer)
+    within = found.model.within if choice.layer == "learned" else np.zeros_like(value)
+    low, high = np.clip(value - within, 0, 1), np.clip(value + within, 0, 1)
+    ends = axis.edges[[0, -1]]
+    density = found.density / max(float(found.density.max()), 1e-300)
+    leaves = [
+        hv.Area((axis.fine, found.masks[state] * 1.0) if state in found.masks else ([], []), x, y).opts(
+            color=STATE_COLOURS[index % len(STATE_COLOURS)], alpha=0.18, line_alpha=0, show_legend=False
+        )
+        for index, state in enumerate(state_names)
+    ]
+    leaves += [
+        _curve((axis.centres, density), x, y, PATHS_INK, 1.5),
+        hv.Area((axis.centres, low, high), x, [y, "map_high"]).opts(
+            color=GREY, alpha=0.35, line_alpha=0, show_legend=False
+        ),
+        _curve((ends, np.full(2, 0.5)), x, y, GREY, 1.4, line_dash="dashed"),
+        _curve((axis.centres, value), x, y, PURPLE, 3.0),
+        _shots(found, state_names, x, y),
+        _names(found, x, y),
+    ]
+    return hv.Overlay(leaves).opts(show_legend=False, padding=0, ylim=(0, 1))
+
+
+# -- finishing ---------------------------------------------------------------------------------------------------------
+
+
+def finish(figure: Plot, *, on_map: bool) -> None:
+    """Do to the figure of a map or a curve what HoloViews has no words for."""
+    renderers = glyphs(figure)
+    figure.toolbar.active_scroll = None  # the wheel scrolls the page
+    names = renderers[-1].glyph
+    names.update(background_fill_color=CASING, background_fill_alpha=0.88, border_radius=6, padding=4)
+    for tool in figure.select(HoverTool):
+        # One point at a time, above the pointer; what is below it, below.
+        over_image = renderers[0] in tool.renderers and on_map
+        tool.update(limit=1, attachment="below" if over_image else "above")
+        if over_image:
+            tool.filters = {"@image": CustomJS(code=_ONLY_NUMBERS)}
+    if on_map:
+        for bar in figure.select(ColorBar):
+            bar.title = None  # it stands in the key: Bokeh writes it upright into the map
+        # The image alone sets the ranges, without a margin.
+        figure.x_range = DataRange1d(range_padding=0, renderers=renderers[:1])
+        figure.y_range = DataRange1d(range_padding=0, renderers=renderers[:1])
+
+
+def glyphs(figure: Plot) -> list[GlyphRenderer]:
+    """Return what draws the leaves of a chart, in order."""
+    return [renderer for renderer in figure.renderers if isinstance(renderer, GlyphRenderer)]
+
+
+def show_overlays(figure: Plot, shown: Sequence[str], *, n_states: int, on_map: bool) -> None:
+    """Show or hide what lies over a map or a curve, without drawing anything anew."""
+    renderers = glyphs(figure)
+    members = {"shooting points": renderers[-2:-1]}
+    if on_map:
+        members |= {"energy": renderers[2:3], "paths": renderers[3:4]}
+    else:
+        members |= {"paths": renderers[n_states : n_states + 1]}
+    for name, group in members.items():
+        for renderer in group:
+            renderer.visible = name in shown
+
+
+# -- lines -------------------------------------------------------------------------------------------------------------
+
+
+def contours(axes: Sequence[Axis], values: Array, levels: Sequence[float]) -> Line:
+    """Return the contours of values in the bins of two axes; where they are nan there are none."""
+    return _traced(axes, [axis.centres for axis in axes], values, levels)
+
+
+def joined(lines: Sequence[Line]) -> Line:
+    """Return several lines as one, with nan between them."""
+    lines = [line for line in lines if len(line[0])]
+    if not lines:
+        return _NOTHING
+    x, y = (np.concatenate([np.append(line[axis], np.nan) for line in lines])[:-1] for axis in (0, 1))
+    return x, y
+
+
+def _outline(axes: Sequence[Axis], mask: Array) -> Line:
+    modes = ["wrap" if axis.periodic else "nearest" for axis in reversed(axes)]
+    smooth = gaussian_filter(mask.astype(float), 1.2, mode=modes)  # else circles have steps
+    return _traced(axes, [axis.fine for axis in axes], smooth, (0.5,))
+
+
+def _energy_lines(found: CommittorMap) -> Line:
+    """Return contours of the potential energy, one every kT from the lowest point up."""
+    if found.energy is None or not np.isfinite(found.energy).any():
+        return _NOTHING
+    low = float(found.energy[np.isfinite(found.energy)].min())
+    energy = np.nan_to_num(found.energy, nan=np.inf)
+    levels = math.floor(low) + np.arange(1, _ENERGY_LEVELS + 1)
+    return _traced(found.axes, [axis.fine for axis in found.axes], np.minimum(energy, levels[-1] + 5.0), levels)
+
+
+def _traced(axes: Sequence[Axis], places: Sequence[Array], values: Array, levels: Sequence[float]) -> Line:
+    """Return contours of values at places along two axes; lines go on where the ends of an axis meet."""
+    if not np.isfinite(values).any():
+        return _NOTHING
+    width = [(1, 1) if axis.periodic else (0, 0) for axis in reversed(axes)]
+    x, y = (_beyond(place) if axis.periodic else place for axis, place in zip(axes, places, strict=True))
+    generator = contour_generator(x, y, np.ma.masked_invalid(np.pad(values, width, mode="wrap")))
+    return joined([(line[:, 0], line[:, 1]) for level in levels for line in generator.lines(level)])
+
+
+def _beyond(places: Array) -> Array:
+    step = places[1] - places[0]
+    return np.concatenate([[places[0] - step], places, [places[-1] + step]])
+
+
+# -- the key -----------------------------------------------------------------------------------------------------------
+
+
+def key_html(choice: Choice, state_names: Sequence[str], overlays: Sequence[str], holds: Collection[str]) -> str:
+    """Return what the lines and marks of a figure mean, each beside a drawing of it.
+
+    Parameters
+    ----------
+    overlays : those shown
+    holds : what the figure has beside them: ``model``, ``exact``, ``veil``, ``energy``
+    """
+    on_map = choice.y is not None
+    entries = []
+    if on_map:
+        p = "p_B" if len(state_names) == 2 else f"p of {escaped(state_names[choice.state])}"
+        which = "exact " if choice.layer == "exact" else ""
+        if "model" in holds or ("exact" in holds and choice.layer == "exact"):
+            entries.append((_ramp(choice.layer), escaped(layer_name(choice, state_names))))
+            entries.append((_cased(3.0), f"separatrix, {which}{p} = ½"))
+        if "exact" in holds and choice.layer != "exact":
+            entries.append((_cased(2.0, "2 3"), "exact separatrix"))
+        if "veil" in holds:
+            entries.append((_stroke(GREY, 11.0, "", 0.6), "no frame sampled there"))
+        if "energy" in holds and "energy" in overlays:
+            entries.append((_stroke(ENERGY_INK, 1.2), "energy, a line every kT"))
+    else:
+        entries += [(_stroke(PURPLE, 3.0), "mean"), (_stroke(GREY, 9.0, "", 0.4), "standard deviation within the bin")]
+    if "paths" in overlays:
+        inside = ", ".join(f"{100 * share:.0f}" for share in _SHARES)
+        words = f"accepted paths: {inside} % of their frames inside" if on_map else "density of accepted paths"
+        entries.append((_stroke(PATHS_INK, 1.6), words))
+    if "shooting points" in overlays:
+        entries += [(_mark(colour, marker), escaped(name)) for name, colour, marker in outcomes(state_names)]
+    items = "".join(
+        f'<span style="white-space:nowrap"><svg width="26" height="13" style="vertical-align:-2px">{drawing}</svg> '
+        f"{words}</span>"
+        for drawing, words in entries
+    )
+    return f'<div class="sx-note" style="display:flex;flex-wrap:wrap;gap:3px 16px;margin-top:6px">{items}</div>'
+
+
+def _stroke(colour: str, width: float, dashes: str = "", opacity: float = 1.0) -> str:
+    return (
+        f'<line x1="1" y1="6.5" x2="25" y2="6.5" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}" '
+        f'stroke-opacity="{opacity}"/>'
+    )
+
+
+def _ramp(layer: str) -> str:
+    colours = colours_of(layer)[0]
+    chosen = [colours[round(i * (len(colours) - 1) / 12)] for i in range(13)]
+    return "".join(
+        f'<rect x="{2 * i}" y="1" width="2" height="11" fill="{colour}"/>' for i, colour in enumerate(chosen)
+    )
+
+
+def _cased(width: float, dashes: str = "") -> str:
+    return _stroke(CASING, width + 3.0) + _stroke(INK, width, dashes)
+
+
+def _mark(colour: str, marker: str) -> str:
+    shapes = {
+        "triangle": '<polygon points="13,1 19,12 7,12"',
+        "inverted_triangle": '<polygon points="13,12 19,1 7,1"',
+        "square": '<rect x="8" y="1.5" width="10" height="10"',
+        "diamond": '<polygon points="13,0.5 18,6.5 13,12.5 8,6.5"',
+    }
+    shape = shapes.get(marker, '<circle cx="13" cy="6.5" r="5"')
+    return f'{shape} fill="{colour}" stroke="{CASING}" stroke-width="0.9"/>'

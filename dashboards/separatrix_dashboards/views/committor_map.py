@@ -1,0 +1,441 @@
+"""What the committor view shows of a run: p_B over one or two collective variables, and what lies over it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from separatrix.committor import Committor, probabilities
+from separatrix.estimates import (
+    BinnedMean,
+    Deviation,
+    Grid,
+    bin_edges,
+    binned_mean,
+    innermost,
+    path_multiplicities,
+    smoothed_density,
+    smoothed_mean,
+    state_masks,
+    transition_region_error,
+)
+from separatrix.records import Reason, RunState
+from separatrix.rows import are_transitions
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.views.committor_landscape import (
+    coordinate,
+    energy_on,
+    exact_of,
+    exact_on,
+    features_on,
+    in_plane,
+    landscape_of,
+    sees_others,
+)
+
+Array = NDArray[Any]
+
+LAYERS: Final = ("learned", "exact", "difference", "spread")
+
+MOST_FRAMES: Final = 200_000
+"""The conditional mean, and the path density, are taken over this many of the newest frames."""
+
+MOST_SHOTS: Final = 500
+"""Shooting points shown, the newest."""
+
+_GRID_BINS: Final = 80
+_MAP_BINS: Final = (24, 36, 48, 72)
+_CURVE_BINS: Final = (20, 30, 45, 60)
+_FRAMES_PER_BIN: Final = 4
+_DENSITY_WIDTH: Final = 0.03
+"""Paths are smoothed by a Gaussian of this width, relative to the axes."""
+_FINE: Final = 241
+"""Points along each axis on which the outlines of states are found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What the user chose to see.
+
+    Attributes
+    ----------
+    x, y : names of collective variables; without y there is a curve over x
+    version : of the model, None for the newest
+    layer : one of `LAYERS`
+    state : whose probability is shown
+    least : frames a bin must hold to be shown
+    """
+
+    x: str
+    y: str | None
+    version: int | None = None
+    layer: str = "learned"
+    state: int = 1
+    least: int = 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The collective variables of the axes."""
+        return (self.x,) if self.y is None else (self.x, self.y)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Axis:
+    """One axis of a map: a collective variable, its column, and the edges of its bins."""
+
+    name: str
+    unit: str
+    column: int
+    periodic: bool
+    edges: Array
+
+    @property
+    def centres(self) -> Array:
+        """Middles of the bins."""
+        return np.asarray((self.edges[1:] + self.edges[:-1]) / 2)
+
+    @property
+    def fine(self) -> Array:
+        """Many points from end to end; where the ends meet they are one."""
+        return np.linspace(self.edges[0], self.edges[-1], _FINE, endpoint=not self.periodic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """What stands beside the map.
+
+    Attributes
+    ----------
+    version, n_versions : of the model shown (0 for none), and how many there are
+    n_shots : it was trained on
+    loss : on held-out shooting points, per shot
+    slope, slope_error : of the calibration on held-out shooting points
+    deviation : from the exact committor on the sampled frames, where it is known
+    n_frames, n_all_frames : frames that were looked at, and frames there are
+    """
+
+    version: int = 0
+    n_versions: int = 0
+    n_shots: int = 0
+    loss: float | None = None
+    slope: float | None = None
+    slope_error: float | None = None
+    deviation: Deviation | None = None
+    n_frames: int = 0
+    n_all_frames: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction:
+    """What a model says in every bin; all nan without a model.
+
+    Attributes
+    ----------
+    p : probability of the chosen state
+    smooth : the same as `p` on a grid of positions, less rugged where p is a mean over frames; its contour at one half
+        is the separatrix
+    within : standard deviation of p within the bin; nan on a grid of positions
+    spread : standard deviation of p over the members of the ensemble
+    on_grid : whether the bins hold positions on a grid, and no frames
+    """
+
+    p: Array
+    smooth: Array
+    within: Array
+    spread: Array
+    on_grid: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShootingPoints:
+    """Where shots began: rows of the shots, their ends (n, 2), the logit before each, and their place (n, k)."""
+
+    shot: Array
+    ends: Array
+    q: Array
+    place: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CommittorMap:
+    """Everything that is drawn; arrays over bins are (n_y, n_x), or (n_x,) for one axis.
+
+    Attributes
+    ----------
+    axes : of x, and of y if there are two
+    model : what the model says
+    exact : exact committor, all nan where it is not known
+    count : sampled frames
+    density : of the frames of the accepted paths
+    energy : kT, over the fine points of the axes; None where there is none to draw
+    masks : name of a state -> where it lies on the fine points of the axes
+    labels : name of a state -> its middle, one coordinate for each axis
+    shots : shooting points
+    numbers : what stands beside it
+    notes : what is to be known about it, in sentences
+    """
+
+    axes: tuple[Axis, ...]
+    model: Prediction
+    exact: Array
+    count: Array
+    density: Array
+    energy: Array | None
+    masks: Mapping[str, Array]
+    labels: Mapping[str, tuple[float, ...]]
+    shots: ShootingPoints
+    numbers: Numbers
+    notes: tuple[str, ...]
+
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        """Whether each axis is periodic."""
+        return tuple(axis.periodic for axis in self.axes)
+
+    def layer(self, name: str) -> Array:
+        """Return what a layer shows in every bin, nan where nothing is known."""
+        match name:
+            case "exact":
+                return self.exact
+            case "difference":
+                return np.asarray(self.model.p - self.exact)
+            case "spread":
+                return self.model.spread
+            case _:
+                return self.model.p
+
+
+def first_choice(snapshot: RunSnapshot) -> Choice:
+    """Return what is shown before anybody chose."""
+    names = snapshot.cv_names
+    return Choice(x=names[0], y=names[1] if len(names) > 1 else None)
+
+
+def layers_of(feed: Feed, choice: Choice) -> tuple[str, ...]:
+    """Return the layers over the axes of a choice; quick, so that a page can ask."""
+    known = len(feed.snapshot.state_names) == 2 and in_plane(feed, choice.names)
+    return LAYERS if known else ("learned", "spread")
+
+
+def dependence(snapshot: RunSnapshot, choice: Choice) -> Hashable:
+    """Return what of a snapshot a map depends on: not on every single shot while a run goes on."""
+    n_shots = snapshot.n_shots
+    if snapshot.status.state in (RunState.RUNNING, RunState.SEEDING):
+        step = max(1, n_shots // 50)
+        n_shots = n_shots // step * step
+    return choice.version or snapshot.model_version, n_shots
+
+
+def committor_map(feed: Feed, snapshot: RunSnapshot, choice: Choice) -> CommittorMap:
+    """Return what is drawn of a choice; takes 0.2 s for 50,000 frames, and less when some of it is known already."""
+    version = choice.version or snapshot.model_version
+    report = snapshot.reports[version] if version else {}
+    # An older model is shown with the shots it had seen.
+    n_shots = int(report["n_shots"]) if choice.version else snapshot.n_shots
+    axes = tuple(_axis(feed, snapshot, name, choice) for name in choice.names)
+    frames = _predictions_on_frames(feed, snapshot, version, choice.state) if version else None
+    count = binned_mean(*_over(snapshot, axes, None)).count
+    exact, problem = exact_on(feed, axes)
+    masks = state_masks(snapshot.config.states, snapshot.cv_names, {axis.name: axis.fine for axis in axes})
+    model = _prediction(feed, snapshot, axes, version, frames, choice)
+    numbers = _numbers(feed, snapshot, version, report, frames)
+    notes = [_origin(feed, axes, numbers, on_grid=model.on_grid)] if version and choice.layer != "exact" else []
+    notes += _about_exact(snapshot, problem, known=numbers.deviation is not None or choice.layer == "exact")
+    notes += _left_out(snapshot.state_names, masks)
+    if choice.version:
+        notes.append(f"Shooting points and paths are those of the first {n_shots} shots.")
+    return CommittorMap(
+        axes=axes,
+        model=model,
+        exact=exact,
+        count=count,
+        density=_path_density(snapshot, axes, n_shots),
+        energy=energy_on(feed, axes),
+        masks=masks,
+        labels=_labels(masks, axes),
+        shots=_shooting_points(snapshot, axes, n_shots),
+        numbers=numbers,
+        notes=tuple(notes),
+    )
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+def _prediction(
+    feed: Feed,
+    snapshot: RunSnapshot,
+    axes: Sequence[Axis],
+    version: int,
+    frames: tuple[Array, Array] | None,
+    choice: Choice,
+) -> Prediction:
+    """Return what a model says in every bin: at its middle where positions have a grid, else over its frames."""
+    shape = tuple(len(axis.centres) for axis in reversed(axes))
+    unknown = np.full(shape, np.nan)
+    if frames is None:
+        return Prediction(p=unknown, smooth=unknown, within=unknown, spread=unknown)
+    features = features_on(feed, axes)
+    if features is not None:
+        p, spread = (array.reshape(shape) for array in _predicted(feed.model(version), features, choice.state))
+        return Prediction(p=p, smooth=p, within=unknown, spread=spread, on_grid=True)
+    means: BinnedMean = binned_mean(*_over(snapshot, axes, frames[0]))
+    shown = means.count >= max(choice.least, 1)
+    smooth = smoothed_mean(means, periodic=[axis.periodic for axis in axes])
+    spread = binned_mean(*_over(snapshot, axes, frames[1])).mean
+    p, smooth, within, spread = (
+        np.where(shown, array, np.nan) for array in (means.mean, smooth, means.deviation, spread)
+    )
+    return Prediction(p=p, smooth=smooth, within=within, spread=spread)
+
+
+def _over(snapshot: RunSnapshot, axes: Sequence[Axis], values: Array | None) -> tuple[Array, Array, list[Array]]:
+    """Return the newest frames, values and edges as `binned_mean` wants them."""
+    place = snapshot.frames["cvs"][-MOST_FRAMES:][:, [axis.column for axis in axes]]
+    return place, np.zeros(len(place)) if values is None else values, [axis.edges for axis in axes]
+
+
+def _predictions_on_frames(feed: Feed, snapshot: RunSnapshot, version: int, state: int) -> tuple[Array, Array]:
+    """Return p of a state and its spread on the newest frames, (n,) each."""
+    features = snapshot.frames["features"]
+
+    def compute() -> tuple[Array, Array]:
+        return _predicted(feed.model(version), features[-MOST_FRAMES:], state)
+
+    return feed.cached(("committor of frames", version, state, len(features)), compute)
+
+
+def _predicted(model: Committor, features: Array, state: int) -> tuple[Array, Array]:
+    """Return p of a state from the mean logits, and the standard deviation of p over the members, (n,) each."""
+    logits = model.member_logits(features)
+    p = probabilities(logits.mean(axis=0))[:, state]
+    members = np.stack([probabilities(member)[:, state] for member in logits])
+    return p.astype(np.float32), members.std(axis=0).astype(np.float32)
+
+
+def _numbers(
+    feed: Feed, snapshot: RunSnapshot, version: int, report: Mapping[str, Any], frames: tuple[Array, Array] | None
+) -> Numbers:
+    cvs = snapshot.frames["cvs"]
+    numbers = Numbers(n_versions=len(snapshot.reports), n_frames=min(len(cvs), MOST_FRAMES), n_all_frames=len(cvs))
+    if frames is None:
+        return numbers
+    fit = report.get("calibration") or {}
+    deviation = None
+    landscape = landscape_of(feed)
+    if landscape is not None and landscape.plane is not None:
+        exact = exact_of(feed, landscape)
+        if isinstance(exact, Grid):
+            deviation = transition_region_error(frames[0], exact.at(cvs[-MOST_FRAMES:][:, list(landscape.plane)]))
+    return replace(
+        numbers,
+        version=version,
+        n_shots=int(report["n_shots"]),
+        loss=report.get("validation_loss"),
+        slope=fit.get("slope"),
+        slope_error=fit.get("slope_error"),
+        deviation=deviation,
+    )
+
+
+# -- axes, states, shots -----------------------------------------------------------------------------------------------
+
+
+def _axis(feed: Feed, snapshot: RunSnapshot, name: str, choice: Choice) -> Axis:
+    """Return an axis: over the window of a landscape, round the circle, or over the values sampled."""
+    column = snapshot.cv_names.index(name)
+    periodic = feed.reader.observables.columns.periodic[column]
+    landscape, place = landscape_of(feed), coordinate(feed, name)
+    if landscape is not None and landscape.window is not None and place is not None and in_plane(feed, choice.names):
+        edges = np.linspace(*landscape.window[place[1]], _GRID_BINS + 1)
+    else:
+        values = snapshot.frames["cvs"][-MOST_FRAMES:, column]
+        n_bins = _n_bins(len(values), choice)
+        if not len(values):  # before the first shot: about where the states are
+            values = np.array(feed.reader.observables.states.constants)
+        edges = bin_edges(values, n_bins, periodic=periodic)
+    return Axis(name=name, unit=snapshot.cv_units[column], column=column, periodic=periodic, edges=edges)
+
+
+def _n_bins(n_frames: int, choice: Choice) -> int:
+    """Return how many bins along an axis leave some frames to each of them."""
+    sizes = _CURVE_BINS if choice.y is None else _MAP_BINS
+    wanted = (n_frames / _FRAMES_PER_BIN) ** (1 / len(choice.names))
+    return max((size for size in sizes if size <= wanted), default=sizes[0])
+
+
+def _labels(masks: Mapping[str, Array], axes: Sequence[Axis]) -> dict[str, tuple[float, ...]]:
+    labels = {}
+    for name, mask in masks.items():
+        cell = innermost(mask, periodic=[axis.periodic for axis in reversed(axes)])
+        if cell is not None:
+            labels[name] = tuple(float(axis.fine[index]) for axis, index in zip(axes, reversed(cell), strict=True))
+    return labels
+
+
+def _shooting_points(snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int) -> ShootingPoints:
+    """Return the newest shooting points."""
+    frames, shots = snapshot.frames, snapshot.shots
+    first = max(0, n_shots - MOST_SHOTS)
+    rows = np.flatnonzero((frames["offset"] == 0) & (frames["shot"] >= first) & (frames["shot"] < n_shots))
+    rows = rows[shots["reason"][frames["shot"][rows]] != Reason.FAILURE]
+    shot = frames["shot"][rows]
+    place = frames["cvs"][rows][:, [axis.column for axis in axes]]
+    return ShootingPoints(shot=shot, ends=shots["ends"][shot], q=shots["q"][shot], place=place)
+
+
+def _path_density(snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int) -> Array:
+    """Return the density of the frames of the accepted paths, a path counting as often as its chain stood on it."""
+    shots, frames = snapshot.shots, snapshot.frames
+    multiplicity = path_multiplicities(shots["chain"][:n_shots], shots["accepted"][:n_shots])
+    multiplicity[~are_transitions(shots["ends"][:n_shots])] = 0
+    weights = multiplicity[frames["shot"][: int(np.searchsorted(frames["shot"], n_shots))]]
+    on_paths = np.flatnonzero(weights)[-MOST_FRAMES:]
+    return smoothed_density(
+        frames["cvs"][on_paths][:, [axis.column for axis in axes]],
+        weights[on_paths],
+        [axis.edges for axis in axes],
+        periodic=[axis.periodic for axis in axes],
+        width=_DENSITY_WIDTH * len(axes[0].centres),
+    )
+
+
+# -- what is to be known -----------------------------------------------------------------------------------------------
+
+
+def _origin(feed: Feed, axes: Sequence[Axis], numbers: Numbers, *, on_grid: bool) -> str:
+    """Return in a sentence what the values of a map are."""
+    if on_grid:
+        rest = "; the other coordinates lie in the middle of the starts" if sees_others(feed, axes) else ""
+        return f"The model on a grid of positions{rest}."
+    place = "cell" if len(axes) == 2 else "bin"
+    names = " and ".join(axis.name for axis in axes)
+    newest = "the newest " if numbers.n_frames < numbers.n_all_frames else ""
+    of_all = f" of {numbers.n_all_frames:,}" if newest else ""
+    return (
+        f"Conditional mean over {newest}{numbers.n_frames:,}{of_all} sampled frames: each {place} shows the mean "
+        f"of the model's predictions for the frames in it, which {names} alone may not determine."
+    )
+
+
+def _about_exact(snapshot: RunSnapshot, problem: str | None, *, known: bool) -> list[str]:
+    """Return what the exact committor is, or why there is none."""
+    if problem is not None:
+        return [f"No exact map: {problem}."]
+    if not known:
+        return []
+    inertia = ", while this run has inertia" if snapshot.config.system.integrator == "langevin" else ""
+    return [f"The exact committor is that of overdamped motion{inertia}."]
+
+
+def _left_out(state_names: Sequence[str], masks: Mapping[str, Array]) -> list[str]:
+    """Return a sentence about states that cannot be outlined over the axes."""
+    missing = [name for name in state_names if name not in masks]
+    if not missing:
+        return []
+    names = ", ".join(missing)
+    return [f"Not outlined: {names}, defined by other variables."]

@@ -1,0 +1,81 @@
+"""Which coordinates matter and what formula they make, as far as the run holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import holoviews as hv
+import panel as pn
+
+from separatrix_dashboards.charts import Chart, Drawing
+from separatrix_dashboards.feeds import Failure, Query, RunSnapshot
+from separatrix_dashboards.theme import BLUE, empty, html
+from separatrix_dashboards.views.base import View, card
+from separatrix_dashboards.words import escaped, with_error
+
+_MOST_BARS = 20
+
+
+class MechanismView(View):
+    """Relevance of the inputs and the formulas of the run's mechanism."""
+
+    id = "mechanism"
+    title = "Mechanism"
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        """Return the page's tab."""
+        content = pn.Column(sizing_mode="stretch_width")
+        relevance, formulas = Chart(height=420), html("")
+
+        def show(result: Mapping[str, Any] | Failure | None) -> None:
+            if isinstance(result, Failure):
+                content[:] = [empty(escaped(result.message))]
+            elif result is None:
+                content[:] = [empty(how_to_get_it(self.feed.snapshot))]
+            else:
+                relevance.apply(Drawing(draw_relevance(result)))
+                formulas.object = formulas_html(result)
+                content[:] = [
+                    card("Formulas", formulas, note="The logit of the committor, in the original names and units."),
+                    card("Relevance", relevance.pane, note="Rise of the held-out loss when an input is shuffled."),
+                ]
+
+        self.scope.add(Query(key="mechanism", compute=lambda feed, snapshot: feed.result("mechanism")), show)
+        return content
+
+
+def how_to_get_it(snapshot: RunSnapshot) -> str:
+    """Return what to do about a run that holds no mechanism."""
+    if snapshot.model_version == 0:
+        return "No mechanism yet: it is read off a trained committor, and the first training comes after ten shots."
+    return (
+        "No mechanism yet. The committor of this run is trained; what it learned is made readable by ranking its "
+        "inputs and fitting formulas to the shots. Results appear here as soon as the run holds them."
+    )
+
+
+def draw_relevance(result: Mapping[str, Any]) -> hv.Overlay:
+    """Return bars with errors, the most relevant inputs first."""
+    rows = sorted(result.get("relevance", []), key=lambda row: -row["mean"])[:_MOST_BARS]
+    names = [str(row["name"]) for row in rows]
+    means, errors = [float(row["mean"]) for row in rows], [float(row["std"]) for row in rows]
+    bars = hv.Bars((names, means), "input", "relevance").opts(color=BLUE, xrotation=40, line_width=0)
+    return bars * hv.ErrorBars((names, means, errors), "input", ["relevance", "error"])
+
+
+def formulas_html(result: Mapping[str, Any]) -> str:
+    """Return the Pareto front as a table, the simplest formula first."""
+    rows = sorted(result.get("expressions", []), key=lambda row: row["complexity"])
+    if not rows:
+        return '<div class="sx-note">No formula was found.</div>'
+    body = "".join(
+        f"<tr><td class='sx-right'>{escaped(row['complexity'])}</td><td class='sx-wrap'><code class='sx-code'>"
+        f"q = {escaped(row['expression'])}</code></td>"
+        f"<td class='sx-right'>{with_error(row['training_loss'], None)}</td>"
+        f"<td class='sx-right'>{with_error(row['validation_loss'], None)}</td></tr>"
+        for row in rows
+    )
+    columns = ("complexity", "formula", "training loss", "held-out loss")
+    head = "".join(f"<th{' class=sx-right' if name != 'formula' else ''}>{name}</th>" for name in columns)
+    return f"<table class='sx-table'><tr>{head}</tr>{body}</table>"

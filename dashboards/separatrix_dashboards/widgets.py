@@ -1,0 +1,82 @@
+"""The controls of views: plain Panel widgets in the house style.
+
+Material components are for the frame of served pages alone: in a notebook without internet each of them would carry its
+whole library into the cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import panel as pn
+
+WIDGET_CSS: Final = (files("separatrix_dashboards") / "widgets.css").read_text(encoding="utf-8")
+
+_COMMON: Final[Mapping[str, Any]] = {"stylesheets": [WIDGET_CSS], "margin": (4, 6)}
+
+
+def button(
+    label: str, clicked: Callable[[Any], None] | None = None, *, primary: bool = False, **options: Any
+) -> pn.widgets.Button:
+    """Return a button."""
+    kind = "primary" if primary else "default"
+    return pn.widgets.Button(name=label, on_click=clicked, button_type=kind, **{**_COMMON, **options})
+
+
+def select(label: str, options: Sequence[Any] | Mapping[str, Any], value: Any = None, **more: Any) -> pn.widgets.Select:
+    """Return a choice of one."""
+    known = dict(options) if isinstance(options, Mapping) else list(options)
+    values = list(known.values()) if isinstance(known, dict) else known
+    first = value if value in values else (values[0] if values else None)
+    return pn.widgets.Select(name=label, options=known, value=first, **{**_COMMON, "width": 150, **more})
+
+
+def choices(
+    label: str, options: Sequence[str] | Mapping[str, Any], value: Sequence[Any] = (), **more: Any
+) -> pn.widgets.CheckButtonGroup:
+    """Return buttons of which any number may be pressed."""
+    known = dict(options) if isinstance(options, Mapping) else list(options)
+    return pn.widgets.CheckButtonGroup(name=label, options=known, value=list(value), **{**_COMMON, **more})
+
+
+def one_of(
+    label: str, options: Sequence[str] | Mapping[str, Any], value: Any = None, **more: Any
+) -> pn.widgets.RadioButtonGroup:
+    """Return buttons of which one is pressed."""
+    known = dict(options) if isinstance(options, Mapping) else list(options)
+    values = list(known.values()) if isinstance(known, dict) else known
+    return pn.widgets.RadioButtonGroup(
+        name=label, options=known, value=values[0] if value is None else value, **{**_COMMON, **more}
+    )
+
+
+def integer(label: str, value: int, *, least: int = 0, step: int = 1, **more: Any) -> pn.widgets.IntInput:
+    """Return a field for a whole number."""
+    return pn.widgets.IntInput(name=label, value=value, start=least, step=step, **{**_COMMON, "width": 110, **more})
+
+
+def checkbox(label: str, value: bool = False, **more: Any) -> pn.widgets.Checkbox:
+    """Return a box to tick."""
+    return pn.widgets.Checkbox(name=label, value=value, **{**_COMMON, **more})
+
+
+def slider(label: str, options: Sequence[Any], value: Any = None, **more: Any) -> pn.widgets.DiscreteSlider:
+    """Return a slider over values in order."""
+    known = list(options)
+    return pn.widgets.DiscreteSlider(
+        name=label, options=known, value=known[-1] if value is None else value, **{**_COMMON, **more}
+    )
+
+
+def download(label: str, content: Callable[[], Any], filename: str, **more: Any) -> pn.widgets.FileDownload:
+    """Return a button that makes a file when it is clicked."""
+    return pn.widgets.FileDownload(
+        callback=content, filename=filename, label=label, button_type="default", **{**_COMMON, "width": 170, **more}
+    )
+
+
+def tabs(*named: tuple[str, Any], **more: Any) -> pn.Tabs:
+    """Return tabs."""
+    return pn.Tabs(*named, **{"stylesheets": [WIDGET_CSS], "sizing_mode": "stretch_width", **more})

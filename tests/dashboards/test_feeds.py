@@ -1,0 +1,169 @@
+"""Feeds and the hub: what changed is published once, to everybody who watches, and to nobody else."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from separatrix import Session
+from separatrix.errors import SeparatrixError
+from separatrix_dashboards.feeds import Failure, Feed, Hub, Query, UnreadableRun, Watcher
+
+
+class Listener(Watcher):
+    """A watcher that keeps what it is given."""
+
+    def __init__(self, feed, *queries):
+        self.feed, self._queries, self.results, self.told = feed, queries, [], threading.Event()
+
+    def queries(self):
+        return self._queries
+
+    def deliver(self, results):
+        self.results.append(dict(results))
+        self.told.set()
+
+
+def wait_until(true, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "did not come true"
+        time.sleep(0.02)
+
+
+def test_a_snapshot_shows_what_is_committed(any_feed):
+    snapshot = any_feed.snapshot
+    assert snapshot.n_shots == snapshot.status.steps
+    assert len(snapshot.frames["shot"]) == len(snapshot.frames["features"])
+    assert snapshot.frames["features"].shape[1] == len(snapshot.feature_names)
+    assert snapshot.frames["cvs"].shape[1] == len(snapshot.cv_names) == len(snapshot.cv_units)
+    assert set(snapshot.reports) == set(any_feed.reader.model_versions)
+    assert snapshot.model_version == max(snapshot.reports, default=0)
+    assert all("event" in event for event in snapshot.events)
+    assert any_feed.refresh() is False
+
+
+def test_snapshots_follow_a_run_that_is_sampled(tmp_path):
+    session = Session.create(tmp_path / "run", {"system": {"kind": "hummer-szabo"}})
+    feed = Feed(session.path)
+    before = feed.snapshot
+    session.run(30, workers=0, platform="Reference", progress=False)
+    assert feed.refresh()
+    after = feed.snapshot
+    assert (before.n_shots, after.n_shots) == (0, 30)
+    assert after.revision > before.revision
+    assert len(before.frames["shot"]) == 0  # an older snapshot shows what was there then
+    assert after.frames["shot"].max() == 29
+
+
+def test_a_live_session_tells_more_than_the_disk(tmp_path):
+    session = Session.create(tmp_path / "run", {"system": {"kind": "hummer-szabo"}})
+    feed = Feed(session.path)
+    feed.attach(session)
+    session.start(400, workers=0, platform="Reference")
+    try:
+        wait_until(lambda: feed.refresh() and feed.snapshot.status.steps > 0)
+        assert feed.snapshot.owned
+    finally:
+        session.stop()
+
+
+def test_results_are_computed_once_for_all_and_anew_only_when_what_they_depend_on_changes(landscape_run, hub):
+    feed = hub.feed(landscape_run)
+    calls = []
+    query = Query(key="n", compute=lambda feed, snapshot: calls.append(1) or snapshot.n_shots)
+    assert hub.result(feed, query) == (True, 300)
+    assert hub.result(feed, Query(key="n", compute=query.compute)) == (True, 300)
+    assert len(calls) == 1
+
+
+def test_slow_results_come_later_and_to_every_watcher(landscape_run, hub):
+    feed = hub.feed(landscape_run)
+    query = Query(key="slow", compute=lambda feed, snapshot: snapshot.n_shots, slow=True)
+    listeners = [Listener(feed, query), Listener(feed, query)]
+    for listener in listeners:
+        hub.add(listener)
+    assert hub.result(feed, query) == (False, None)
+    assert all(listener.told.wait(10) for listener in listeners)
+    assert [listener.results for listener in listeners] == [[{"slow": 300}]] * 2
+    assert hub.result(feed, query) == (True, 300)
+
+
+def test_a_result_that_fails_says_why_and_disturbs_nothing_else(landscape_run, hub):
+    def fail(*_):
+        raise SeparatrixError("no such map")
+
+    there, result = hub.result(hub.feed(landscape_run), Query(key="map", compute=fail))
+    assert there
+    assert result == Failure(message="no such map")
+
+
+def test_watchers_hear_of_commits_within_a_second_and_no_more_when_they_left(tmp_path):
+    session = Session.create(tmp_path / "run", {"system": {"kind": "hummer-szabo"}})
+    hub = Hub(tmp_path)
+    try:
+        feed = hub.feed("run")
+        query = Query(key="n", compute=lambda feed, snapshot: snapshot.n_shots)
+        listener = Listener(feed, query)
+        hub.result(feed, query)
+        hub.add(listener)
+        session.run(20, workers=0, platform="Reference", progress=False)
+        wait_until(lambda: any(results.get("n") == 20 for results in listener.results))
+        hub.remove(listener)
+        assert hub.n_watchers == 0
+        heard = len(listener.results)
+        session.run(40, workers=0, platform="Reference", progress=False)
+        time.sleep(1.0)
+        assert len(listener.results) == heard
+    finally:
+        hub.close()
+
+
+def test_the_gallery_finds_runs_new_ones_and_damaged_ones(landscape_run, empty_run, tmp_path):
+    shutil.copytree(landscape_run, tmp_path / "group" / "one")
+    shutil.copytree(empty_run, tmp_path / "two")
+    (tmp_path / "two" / "config.toml").write_text("nonsense")
+    hub = Hub(tmp_path)
+    try:
+        first, second = hub.runs()
+        assert (first.name, first.n_shots) == ("group/one", 300)
+        assert isinstance(second, UnreadableRun)
+        assert "config.toml" in second.error
+        changed = threading.Event()
+        end = hub.watch_runs(changed.set)
+        shutil.copytree(empty_run, tmp_path / "three")
+        assert changed.wait(10)
+        wait_until(lambda: "three" in [run.name for run in hub.runs()])
+        end()
+    finally:
+        hub.close()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc", "a/../../b"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    hub = Hub(tmp_path)
+    try:
+        with pytest.raises(SeparatrixError, match="expected a run below"):
+            hub.feed(name)
+    finally:
+        hub.close()
+
+
+def test_what_was_computed_for_a_key_is_kept_and_computed_by_one_thread_alone(landscape_run):
+    feed, calls = Feed(landscape_run), []
+
+    def compute():
+        calls.append(1)
+        time.sleep(0.2)
+        return np.arange(3)
+
+    threads = [threading.Thread(target=lambda: feed.cached("key", compute)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1

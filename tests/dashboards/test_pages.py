@@ -1,0 +1,119 @@
+"""The head of a run's page, its log and its frames for results, without a browser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from separatrix.store import write_result
+from separatrix_dashboards.access import PermissionDeniedError, Role
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.pages.head import Head, facts, name_html, progress_html
+from separatrix_dashboards.sessions import SessionPool
+from separatrix_dashboards.views.base import Watch
+from separatrix_dashboards.views.log import LogView, events_html, failures_html
+from separatrix_dashboards.views.mechanism import MechanismView
+from separatrix_dashboards.views.validation import ValidationView
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def texts(viewable):
+    """Return the HTML of every pane."""
+    return " ".join(str(pane.object) for pane in viewable.select(lambda pane: hasattr(pane, "object")))
+
+
+def watched(hub, run):
+    return Watch(hub, hub.feed(run), push=lambda function: function())
+
+
+@pytest.fixture
+def pool():
+    pool = SessionPool(2)
+    yield pool
+    pool.close()
+
+
+def test_the_head_tells_how_a_run_stands(any_feed):
+    snapshot = any_feed.snapshot
+    assert f'data-state="{snapshot.status.state.value}"' in name_html(snapshot)
+    assert f"{snapshot.status.steps:,}</span> of {snapshot.status.target:,} steps" in progress_html(snapshot, None)
+    numbers = {name: number for name, number, _ in facts(snapshot)}
+    assert numbers["transitions"] == f"{snapshot.status.transitions:,}"
+    assert ("±" in numbers["yield"]) == (snapshot.n_shots > 0)
+
+
+def test_viewers_get_no_controls(landscape_run, hub, pool):
+    def widgets(role):
+        head = Head(watched(hub, landscape_run).scope(), pool, lambda: role, hub.refresh)
+        return list(head.__panel__().select(lambda pane: hasattr(pane, "clicks")))
+
+    assert widgets(Role.VIEWER) == []
+    assert [button.name for button in widgets(Role.OPERATOR)] == ["Continue", "Pause", "Stop"]
+
+
+def test_a_forged_control_is_refused(landscape_run, hub, pool):
+    roles = iter([Role.OPERATOR])
+    head = Head(watched(hub, landscape_run).scope(), pool, lambda: next(roles, Role.VIEWER), hub.refresh)
+    head.__panel__()
+    head._on_start(None)
+    assert "only operators may" in head._problem.object
+    with pytest.raises(PermissionDeniedError):
+        pool.start(landscape_run, role=Role.VIEWER)
+
+
+def test_a_problem_is_shown_and_what_comes_from_outside_is_escaped(failed_run):
+    snapshot = replace(Feed(failed_run).snapshot, problem=HOSTILE, name=HOSTILE)
+    shown = name_html(snapshot) + progress_html(snapshot, 3.0) + failures_html(snapshot)
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown
+
+
+def test_the_log_shows_failures_with_their_cause_and_every_event(any_feed):
+    failures, events = failures_html(any_feed.snapshot), events_html(any_feed.snapshot)
+    recorded = [event for event in any_feed.snapshot.events if event["event"] == "failure"]
+    assert failures.count("<details>") == sum("traceback" in event for event in recorded)
+    assert events.count("<tr>") - 1 == len(any_feed.snapshot.events) - len(recorded)
+
+
+@pytest.mark.parametrize("view", [LogView, MechanismView, ValidationView])
+def test_views_show_something_for_every_run(view, any_run, hub):
+    watch = watched(hub, any_run)
+    assert len(texts(view(watch.scope()).__panel__())) > 20
+    watch.close()
+
+
+def test_the_configuration_can_be_copied(landscape_run, hub):
+    shown = texts(LogView(watched(hub, landscape_run).scope()).__panel__())
+    assert "hummer-szabo" in shown
+    assert "[sampling]" in shown
+
+
+def test_results_appear_as_soon_as_the_run_holds_them(running_run, hub):
+    watch = watched(hub, running_run)
+    scope = watch.scope()
+    mechanism, validation = MechanismView(scope).__panel__(), ValidationView(scope).__panel__()
+    assert "No mechanism yet" in texts(mechanism)
+    assert "No committor shooting yet" in texts(validation)
+    formula = {"expression": "2.1*x + <y>", "complexity": 5, "training_loss": 0.5, "validation_loss": 0.52, "latex": ""}
+    relevance = [{"name": name, "group": name, "mean": mean, "std": 0.1} for name, mean in (("x", 1.0), ("y", 0.2))]
+    write_result(running_run, "mechanism", {"relevance": relevance, "expressions": [formula]})
+    points = {"predicted": [0.2, 0.8], "observed": [0.25, 0.7], "lower": [0.1, 0.6], "upper": [0.4, 0.8]}
+    write_result(running_run, "validation", points)
+    assert hub.feed(running_run).refresh()
+    hub._publish(hub.feed(running_run))
+    assert "q = 2.1*x + &lt;y&gt;" in texts(mechanism)
+    assert "Sampled against predicted" in texts(validation)
+
+
+def test_a_part_out_of_sight_computes_nothing(running_run, hub):
+    watch = watched(hub, running_run)
+    calls = []
+    scope = watch.scope(active=False)
+    scope.chart("hidden", lambda feed, snapshot: calls.append(1))
+    assert watch.queries() == ()
+    assert calls == []
+    scope.active = True
+    assert len(watch.queries()) == 1
+    assert calls == [1]
