@@ -19,7 +19,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 demo: .venv/.installed
-	$(BIN)/separatrix serve $(RUNS) --demo
+	$(BIN)/separatrix serve $(RUNS) --start alanine-dipeptide
 
 test: .venv/.installed-test browser
 	$(BIN)/python -m pytest
@@ -48,12 +48,15 @@ browser:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Separatrix needs Python 3.11 or later; try PYTHON=python3.12 make ...")'
 	$(PYTHON) -m venv .venv
 
-.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+VIEWER := dashboards/separatrix_dashboards/viewer
+BUILT_FROM := pyproject.toml constraints.txt $(VIEWER)/hatch_build.py $(VIEWER)/package-lock.json $(wildcard $(VIEWER)/source/*)
+
+.venv/.installed: $(BUILT_FROM) | .venv/bin/python
 	@echo "Installing into .venv; the first time takes some minutes."
 	$(BIN)/python -m pip install -c constraints.txt -e .
 	@touch $@
 
-.venv/.installed-%: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.installed-%: $(BUILT_FROM) | .venv/bin/python
 	@echo "Installing into .venv; the first time takes some minutes."
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$*]'
 	@touch $@

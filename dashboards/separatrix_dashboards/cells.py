@@ -44,6 +44,18 @@ PATIENCE = 10.0
 KEPT_ASLEEP = 4
 """Cells whose browsers are silent are kept so that these may come back: a laptop wakes, a page is loaded anew."""
 
+COLOURS = """
+:host {
+  --panel-primary-color: #0b5a8f;
+  --panel-background-color: var(--jp-layout-color0, #ffffff);
+  --panel-on-background-color: var(--jp-content-font-color1, #1b1f24);
+  --panel-surface-color: var(--jp-layout-color0, #ffffff);
+  --panel-on-surface-color: var(--jp-ui-font-color1, #1b1f24);
+  --panel-border-color: var(--jp-border-color1, #bdbdbd);
+}
+"""
+"""Panel's colours as those of JupyterLab's theme, light or dark."""
+
 LOCK = threading.RLock()
 """Held by whoever changes what a cell shows, sends to its browser or takes its messages."""
 
@@ -166,9 +178,11 @@ class Cell(pn.Column):
 
     def _shared(self, sheet: Any) -> Any:
         """Return a style sheet with its text, which is written down once and not with every pane."""
+        extra = ""
         if isinstance(sheet, ImportedStyleSheet):
+            extra = COLOURS if "/theme/default.css" in sheet.url else ""
             sheet = replace_inline_css(sheet)
-        text = sheet.css if isinstance(sheet, InlineStyleSheet) else sheet
+        text = sheet.css + extra if isinstance(sheet, InlineStyleSheet) else sheet
         if not isinstance(text, str):
             return sheet
         return self._sheets.setdefault(text, InlineStyleSheet(css=text))
@@ -277,7 +291,7 @@ class OrderedComm(JupyterCommManagerBinary.client_comm):
             reply = {"msg_type": "Ready", "content": ""}
             try:
                 self._on_msg(data)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the browser is told, and the next message may be a good one
                 _LOG.exception("a message of the browser could not be taken")
                 reply = {"msg_type": "Error", "traceback": str(error)}
             self.send(metadata=reply)

@@ -41,6 +41,10 @@ def serve(  # noqa: PLR0913 - a command has as many parameters as options
         int | None,
         typer.Option("--max-workers", help="Workers that all runs share. Default: one per core.", show_default=False),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="SYSTEM", help="Sample a system of the catalogue at once, in DIR/SYSTEM."),
+    ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option("--allow-origin", metavar="URL", help="Address of a proxy before this server; repeatable."),
@@ -78,6 +82,7 @@ def serve(  # noqa: PLR0913 - a command has as many parameters as options
         read_only=read_only,
         max_workers=workers,
         origins=tuple(allow_origin or ()),
+        start=start,
     )
     users = server.check_options(options)
     raise typer.Exit(server.serve(options, users))

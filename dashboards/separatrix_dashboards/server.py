@@ -22,7 +22,9 @@ from urllib.parse import urlsplit
 import psutil
 
 from separatrix.errors import ConfigError
-from separatrix_dashboards.access import Users, exposure
+from separatrix.expressions import suggestion
+from separatrix.systems import CATALOGUE
+from separatrix_dashboards.access import Role, Users, exposure
 
 if TYPE_CHECKING:
     from panel.io.server import Server
@@ -36,6 +38,9 @@ Routes = Mapping[str, Callable[[], "Viewable"]]
 
 STOP_SECONDS: Final = 10.0
 """Sessions get this long to end in order when the server is stopped; what is committed is stored in any case."""
+
+STARTED_STEPS: Final = 10_000
+"""Steps that ``--start`` adds to a run: some minutes of a small molecule."""
 
 _EXIT_SECONDS: Final = 3.0
 
@@ -56,6 +61,7 @@ class Options:
     Attributes
     ----------
     origins : further addresses at which browsers see this server, such as that of a proxy
+    start : a system of the catalogue to sample at once, in a run of its name
     """
 
     folder: Path
@@ -66,6 +72,7 @@ class Options:
     read_only: bool = False
     max_workers: int = 1
     origins: tuple[str, ...] = ()
+    start: str | None = None
 
 
 # -- before anything slow ----------------------------------------------------------------------------------------------
@@ -96,6 +103,8 @@ def check_options(options: Options) -> Users | None:
         raise ConfigError(f"--port: expected 0 to 65535, got {options.port}")
     for origin in options.origins:
         _host_of(origin)
+    if options.start is not None and options.start not in CATALOGUE:
+        raise ConfigError(f"--start: there is no system {options.start!r}{suggestion(options.start, CATALOGUE)}")
     users = None if options.auth is None else Users(options.auth, oauth=options.oauth is not None)
     _make_folder(options.folder)
     with _address_errors(options):
@@ -322,10 +331,27 @@ def serve(options: Options, users: Users | None) -> int:
     workspace = make_workspace(options, users)
     try:
         server = make_server(workspace, routes(workspace), options)
+        if options.start is not None:
+            start_session(workspace, options.start)
         return _run(server, workspace, options)
     finally:
         workspace.pool.close(0)
         workspace.hub.close()
+
+
+def start_session(workspace: Workspace, system: str) -> None:
+    """Sample a system of the catalogue in the run of its name; a run that is there gets as many steps again.
+
+    Raises
+    ------
+    SeparatrixError
+        If the run cannot be made or read.
+    """
+    path = workspace.folder / system
+    if not (path / "run.zarr").exists():
+        workspace.pool.create(path, {"system": {"kind": system}}, role=Role.OPERATOR)
+    held = workspace.hub.feed(path).snapshot.n_shots
+    workspace.pool.start(path, steps=held + STARTED_STEPS, role=Role.OPERATOR)
 
 
 def _run(server: Server, workspace: Workspace, options: Options) -> int:
@@ -375,6 +401,8 @@ def _announce(server: Server, options: Options) -> None:
             file=sys.stderr,
         )
     print(f"serving {options.folder} at http://{host}:{server.port}  (stop with Ctrl-C)", flush=True)  # noqa: T201
+    if options.start is not None:
+        print(f"watch {options.start} at http://{host}:{server.port}/run?name={options.start}", flush=True)  # noqa: T201
 
 
 def _say_what_stops(workspace: Workspace) -> None:

@@ -22,7 +22,7 @@ def button(
 ) -> pn.widgets.Button:
     """Return a button."""
     kind = "primary" if primary else "default"
-    return pn.widgets.Button(name=label, on_click=clicked, button_type=kind, **{**_COMMON, **options})
+    return pn.widgets.Button(label=label, on_click=clicked, color=kind, **{**_COMMON, **options})
 
 
 def select(label: str, options: Sequence[Any] | Mapping[str, Any], value: Any = None, **more: Any) -> pn.widgets.Select:
@@ -30,7 +30,7 @@ def select(label: str, options: Sequence[Any] | Mapping[str, Any], value: Any = 
     known = dict(options) if isinstance(options, Mapping) else list(options)
     values = list(known.values()) if isinstance(known, dict) else known
     first = value if value in values else (values[0] if values else None)
-    return pn.widgets.Select(name=label, options=known, value=first, **{**_COMMON, "width": 150, **more})
+    return pn.widgets.Select(label=label, options=known, value=first, **{**_COMMON, "width": 150, **more})
 
 
 def choices(
@@ -38,7 +38,7 @@ def choices(
 ) -> pn.widgets.CheckButtonGroup:
     """Return buttons of which any number may be pressed."""
     known = dict(options) if isinstance(options, Mapping) else list(options)
-    return pn.widgets.CheckButtonGroup(name=label, options=known, value=list(value), **{**_COMMON, **more})
+    return pn.widgets.CheckButtonGroup(label=label, options=known, value=list(value), **{**_COMMON, **more})
 
 
 def one_of(
@@ -48,32 +48,32 @@ def one_of(
     known = dict(options) if isinstance(options, Mapping) else list(options)
     values = list(known.values()) if isinstance(known, dict) else known
     return pn.widgets.RadioButtonGroup(
-        name=label, options=known, value=values[0] if value is None else value, **{**_COMMON, **more}
+        label=label, options=known, value=values[0] if value is None else value, **{**_COMMON, **more}
     )
 
 
 def integer(label: str, value: int, *, least: int = 0, step: int = 1, **more: Any) -> pn.widgets.IntInput:
     """Return a field for a whole number."""
-    return pn.widgets.IntInput(name=label, value=value, start=least, step=step, **{**_COMMON, "width": 110, **more})
+    return pn.widgets.IntInput(label=label, value=value, start=least, step=step, **{**_COMMON, "width": 110, **more})
 
 
 def checkbox(label: str, value: bool = False, **more: Any) -> pn.widgets.Checkbox:
     """Return a box to tick."""
-    return pn.widgets.Checkbox(name=label, value=value, **{**_COMMON, **more})
+    return pn.widgets.Checkbox(label=label, value=value, **{**_COMMON, **more})
 
 
 def slider(label: str, options: Sequence[Any], value: Any = None, **more: Any) -> pn.widgets.DiscreteSlider:
     """Return a slider over values in order."""
     known = list(options)
     return pn.widgets.DiscreteSlider(
-        name=label, options=known, value=known[-1] if value is None else value, **{**_COMMON, **more}
+        label=label, options=known, value=known[-1] if value is None else value, **{**_COMMON, **more}
     )
 
 
 def download(label: str, content: Callable[[], Any], filename: str, **more: Any) -> pn.widgets.FileDownload:
     """Return a button that makes a file when it is clicked."""
     return pn.widgets.FileDownload(
-        callback=content, filename=filename, label=label, button_type="default", **{**_COMMON, "width": 170, **more}
+        callback=content, filename=filename, label=label, color="default", **{**_COMMON, "width": 170, **more}
     )
 
 

@@ -19,16 +19,18 @@ from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Chart, Drawing, leaves
 from separatrix_dashboards.feeds import Failure, Feed, Hub
 from separatrix_dashboards.views import live
+from separatrix_dashboards.views import live_figures as figures
 from separatrix_dashboards.views.base import Watch
-from separatrix_dashboards.views.live import LiveView, Reference
+from separatrix_dashboards.views.live import LiveView
+from separatrix_dashboards.views.live_figures import Reference
 
 DRAWN = {
-    "transitions": lambda feed: live.draw_transitions(feed.snapshot, None),
-    "yield": lambda feed: live.draw_yield(feed.snapshot, None),
-    "losses": lambda feed: live.draw_losses(feed, feed.snapshot),
-    "rate": lambda feed: live.draw_rate(feed, feed.snapshot),
-    "efficiency": lambda feed: live.draw_efficiency(feed, feed.snapshot),
-    "calibration": lambda feed: live.draw_calibration(feed, feed.snapshot),
+    "transitions": lambda feed: figures.draw_transitions(feed.snapshot, None),
+    "yield": lambda feed: figures.draw_yield(feed.snapshot, None),
+    "losses": lambda feed: figures.draw_losses(feed, feed.snapshot),
+    "rate": lambda feed: figures.draw_rate(feed, feed.snapshot),
+    "efficiency": lambda feed: figures.draw_efficiency(feed, feed.snapshot),
+    "calibration": lambda feed: figures.draw_calibration(feed, feed.snapshot),
 }
 
 
@@ -103,6 +105,8 @@ def test_the_view_of_every_run_is_made_and_shows_its_shots(watched):
     assert len(tables) == (1 if n_shots else 0)
     started = view.select(lambda pane: isinstance(pane, pn.pane.HTML) and "sx-empty" in str(pane.object))
     assert any("Start the run" in str(pane.object) for pane in started) == (n_shots == 0)
+    waiting = [pane for pane in view.select(pn.pane.HTML) if "Drawn " in str(pane.object) and pane.visible]
+    assert len(waiting) == (0 if n_shots else 5)
     n_charts = 6
     until(lambda: len(list(view.select(pn.pane.Bokeh))) == n_charts)
 
@@ -114,12 +118,13 @@ def test_the_view_follows_a_run_that_goes_on(empty_run, tmp_path):
         watch = Watch(hub, hub.feed(path), push=lambda function: function())
         view = LiveView(watch.scope()).__panel__()
         until(lambda: len(list(view.select(pn.pane.Bokeh))) == 6)
-        figures = [pane.object for pane in view.select(pn.pane.Bokeh)]
+        shown = [pane.object for pane in view.select(pn.pane.Bokeh)]
         Session.open(path).run(12, workers=0, platform="Reference", progress=False)
         table = lambda: next(iter(view.select(lambda p: "sx-table" in str(getattr(p, "object", "")))), None)  # noqa: E731
         until(lambda: table() is not None and table().object.count("<tr>") == 13)
-        until(lambda: max(len(r.data_source.data.get("transitions", ())) for r in figures[0].renderers) == 13)
-        assert [pane.object for pane in view.select(pn.pane.Bokeh)] == figures
+        assert not [pane for pane in view.select(pn.pane.HTML) if "Drawn " in str(pane.object) and pane.visible]
+        until(lambda: max(len(r.data_source.data.get("transitions", ())) for r in shown[0].renderers) == 13)
+        assert [pane.object for pane in view.select(pn.pane.Bokeh)] == shown
     finally:
         hub.close()
 
@@ -130,7 +135,7 @@ def test_the_view_follows_a_run_that_goes_on(empty_run, tmp_path):
 def test_the_counts_are_those_of_the_run(landscape_run):
     feed = Feed(landscape_run)
     snapshot, status = feed.snapshot, feed.snapshot.status
-    drawn = live.draw_transitions(snapshot, None)
+    drawn = figures.draw_transitions(snapshot, None)
     found = columns(curve(drawn, "generated"))
     assert found["shots"].tolist() == list(range(301))
     assert found["transitions"].tolist() == [0, *np.cumsum(are_transitions(snapshot.shots["ends"]))]
@@ -144,9 +149,9 @@ def test_the_counts_are_those_of_the_run(landscape_run):
 
 def test_the_limit_is_that_of_a_perfect_committor(landscape_run, uniform_run):
     feed = Feed(landscape_run)
-    line = curve(live.draw_transitions(feed.snapshot, None), "ideal, independent halves")
+    line = curve(figures.draw_transitions(feed.snapshot, None), "ideal, independent halves")
     assert line.dimension_values(1).tolist() == pytest.approx([0, 300 * perfect_yield(1.0)])
-    assert curve(live.draw_transitions(Feed(uniform_run).snapshot, None), "ideal, independent halves") is None
+    assert curve(figures.draw_transitions(Feed(uniform_run).snapshot, None), "ideal, independent halves") is None
 
 
 @pytest.mark.parametrize(
@@ -163,9 +168,9 @@ def test_the_limit_holds_for_lorentzian_selection_with_density_correction(landsc
     config = Feed(landscape_run).snapshot.config
     other = config.model_copy(update={"sampling": config.sampling.model_copy(update=changes)})
     expected = perfect_yield(other.sampling.scale) if there else None
-    assert live.ideal_yield(other) == expected
+    assert figures.ideal_yield(other) == expected
     three = other.model_copy(update={"states": {**config.states, "C": "x > 5"}})
-    assert live.ideal_yield(three) is None
+    assert figures.ideal_yield(three) is None
 
 
 def test_a_long_run_is_thinned_and_keeps_its_last_shot(landscape_run):
@@ -173,11 +178,11 @@ def test_a_long_run_is_thinned_and_keeps_its_last_shot(landscape_run):
     many = {name: np.concatenate([column] * 20) for name, column in feed.snapshot.shots.items()}
     snapshot = altered(feed, **many)
     assert snapshot.n_shots == 6000
-    found = columns(curve(live.draw_transitions(snapshot, None), "generated"))
+    found = columns(curve(figures.draw_transitions(snapshot, None), "generated"))
     assert len(found["shots"]) <= 1002
     assert found["shots"][-1] == 6000
     assert found["transitions"][-1] == 20 * feed.snapshot.status.transitions
-    window = columns(curve(live.draw_yield(snapshot, None), "last 100 shots"))
+    window = columns(curve(figures.draw_yield(snapshot, None), "last 100 shots"))
     assert len(window["shots"]) <= 1002
 
 
@@ -187,12 +192,12 @@ def test_a_long_run_is_thinned_and_keeps_its_last_shot(landscape_run):
 def test_the_reference_is_the_longest_uniform_run_of_the_same_transition(landscape_run, uniform_run, molecule_run):
     hub = Hub(landscape_run.parent)
     try:
-        found = live.find_reference(hub, hub.feed(landscape_run).snapshot)
+        found = figures.find_reference(hub, hub.feed(landscape_run).snapshot)
         assert found.name == "uniform"
         ends = Feed(uniform_run).snapshot.shots["ends"]
         assert found.is_transition.tolist() == are_transitions(ends).tolist()
-        assert live.find_reference(hub, hub.feed(uniform_run).snapshot) is None
-        assert live.find_reference(hub, hub.feed(molecule_run).snapshot) is None
+        assert figures.find_reference(hub, hub.feed(uniform_run).snapshot) is None
+        assert figures.find_reference(hub, hub.feed(molecule_run).snapshot) is None
     finally:
         hub.close()
 
@@ -203,9 +208,9 @@ def test_a_reference_that_goes_on_is_seen_as_it_is_on_the_disk(landscape_run, un
     hub = Hub(tmp_path)
     try:
         snapshot = hub.feed("guided").snapshot
-        assert len(live.find_reference(hub, snapshot).is_transition) == 150
+        assert len(figures.find_reference(hub, snapshot).is_transition) == 150
         Session.open(standard).run(160, workers=0, platform="Reference", progress=False)
-        assert len(live.find_reference(hub, snapshot).is_transition) == 160
+        assert len(figures.find_reference(hub, snapshot).is_transition) == 160
     finally:
         hub.close()
 
@@ -214,10 +219,10 @@ def test_the_reference_is_drawn_as_far_as_the_run_reaches(landscape_run):
     feed = Feed(landscape_run)
     for n in (40, 1000):
         reference = Reference(name="standard", is_transition=np.arange(n) % 4 == 0)
-        line = columns(curve(live.draw_transitions(feed.snapshot, reference), "uniform selection"))
+        line = columns(curve(figures.draw_transitions(feed.snapshot, reference), "uniform selection"))
         assert line["shots"][-1] == min(n, 300)
         assert line["uniform"][-1] == reference.is_transition[:300].sum()
-        level = columns(curve(live.draw_yield(feed.snapshot, reference), "uniform selection"))
+        level = columns(curve(figures.draw_yield(feed.snapshot, reference), "uniform selection"))
         assert level["uniform"] == pytest.approx([0.25, 0.25])
         assert "<i>standard</i>" in live.transitions_note(feed.snapshot, reference)
 
@@ -236,14 +241,14 @@ def test_a_missing_reference_is_a_command_away(landscape_run, uniform_run):
 def test_losses_and_rates_are_those_of_the_reports(landscape_run):
     feed = Feed(landscape_run)
     reports = [feed.snapshot.reports[version] for version in sorted(feed.snapshot.reports)]
-    drawn = live.draw_losses(feed, feed.snapshot)
+    drawn = figures.draw_losses(feed, feed.snapshot)
     assert columns(curve(drawn, "training"))["training"].tolist() == [report["training_loss"] for report in reports]
     held_out = columns(curve(drawn, "held out"))
     assert held_out["held_out"].tolist() == [report["validation_loss"] for report in reports]
     assert held_out["shots"].tolist() == [report["n_shots"] for report in reports]
     level = curve(drawn, f"chance, {np.log(2):.3f}")
     assert level.dimension_values(1) == pytest.approx([np.log(2)] * 2)
-    for draw, name in ((live.draw_rate, "learning_rate"), (live.draw_efficiency, "efficiency")):
+    for draw, name in ((figures.draw_rate, "learning_rate"), (figures.draw_efficiency, "efficiency")):
         values = next(iter(draw(feed, feed.snapshot))).dimension_values(1)
         assert values.tolist() == [report[name] for report in reports]
 
@@ -251,7 +256,7 @@ def test_losses_and_rates_are_those_of_the_reports(landscape_run):
 def test_the_calibration_is_that_of_the_newest_report(landscape_run, empty_run):
     feed = Feed(landscape_run)
     fit = feed.snapshot.reports[feed.snapshot.model_version]["calibration"]
-    points = columns(live.draw_calibration(feed, feed.snapshot).Scatter.I)
+    points = columns(figures.draw_calibration(feed, feed.snapshot).Scatter.I)
     there = [i for i, value in enumerate(fit["predicted"]) if value is not None]
     assert points["predicted"].tolist() == [fit["predicted"][i] for i in there]
     assert points["n"].sum() == np.sum(fit["n_ends"])
@@ -259,7 +264,7 @@ def test_the_calibration_is_that_of_the_newest_report(landscape_run, empty_run):
     words = live.calibration_words(feed, feed.snapshot)
     assert f"{fit['slope']:.2f} ± {fit['slope_error']:.2f}" in words
     empty = Feed(empty_run)
-    assert "No model yet" in live.calibration_words(empty, empty.snapshot)
+    assert "±" not in live.calibration_words(empty, empty.snapshot)
     undetermined = {1: {"calibration": {**fit, "slope": None}}}
     assert "not determined" in live.calibration_words(feed, replace(feed.snapshot, reports=undetermined))
 
@@ -284,7 +289,7 @@ def test_the_table_tells_the_newest_shots(landscape_run):
         shot = int(row[0])
         assert row[1] == f"{shots['chain'][shot]}, {shots['step'][shot]}"
         assert float(row[2]) == pytest.approx(1 / (1 + np.exp(-shots["q"][shot])), abs=0.006)
-        assert row[3] == "-".join("AB"[end] if end >= 0 else "no end" for end in shots["ends"][shot])
+        assert row[3].replace("● ", "") == "-".join("AB"[end] if end >= 0 else "no end" for end in shots["ends"][shot])
         assert row[4].startswith("accepted" if shots["accepted"][shot] else "rejected")
         assert row[5].startswith(f"{shots['n_frames'][shot]}, ")
 

@@ -175,7 +175,7 @@ def card_html(facts: CardFacts, now: float) -> str:
     ----------
     now : seconds since 1970
     """
-    changed = f'<span class="age">changed {age_words(facts.modified, now)}</span>'
+    changed = f'<span class="age">{f"changed {age_words(facts.modified, now)}" if facts.modified > 0 else ""}</span>'
     note = ""
     if facts.note:
         kind = "note bad" if facts.failed else "note"

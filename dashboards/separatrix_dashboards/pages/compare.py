@@ -25,8 +25,8 @@ from separatrix_dashboards.views.compare import (
     draw_committors,
     family,
 )
-from separatrix_dashboards.views.live import CELL, from_zero, grid
-from separatrix_dashboards.widgets import select
+from separatrix_dashboards.views.live import CELL, grid
+from separatrix_dashboards.views.live_figures import from_zero
 from separatrix_dashboards.words import escaped
 
 if TYPE_CHECKING:
@@ -173,8 +173,9 @@ class ComparePage:
     def _pair_choice(self) -> pn.Row:
         names = list(self._feeds)
         second = next((name for name in names[1:] if self._same_columns(names[0], name)), names[-1])
-        self._first = select("across", names, names[0], width=220)
-        self._second = select("up", names, second, width=220)
+        options = {"options": names, "width": 230, "size": "small", "margin": (8, 10, 2, 0)}
+        self._first = pmui.Select(label="across", value=names[0], **options)
+        self._second = pmui.Select(label="up", value=second, **options)
         for choice in (self._first, self._second):
             choice.param.watch(lambda event: self._choose_pair(), "value")
         return pn.Row(self._first, self._second, margin=0, visible=len(names) > 2)

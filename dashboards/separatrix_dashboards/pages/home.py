@@ -160,11 +160,9 @@ class Gallery:
     def refresh(self) -> None:
         """Look at the runs; change the cards that changed, add new ones, take away those that are gone."""
         runs = {run.path: run for run in self._workspace.hub.runs()}
-        gone = [path for path in self._facts if path not in runs]
-        for path in gone:
-            del self._facts[path]
-            self._cards.pop(path, None)
         before = {path: facts for path, (_, facts) in self._facts.items()}
+        for path in set(before) - set(runs):
+            del self._facts[path]
         for path, run in runs.items():
             revision = getattr(run, "revision", -1)
             if path not in self._facts or self._facts[path][0] != revision or revision < 0:
@@ -174,7 +172,8 @@ class Gallery:
         if after != before or not before:
             self._list_states(after.values())
             self._choose()
-            self._summary.object = summary_html(after.values(), self._workspace.pool)
+        self._cards = {path: card for path, card in self._cards.items() if path in after}
+        _update(self._summary, object=summary_html(after.values(), self._workspace.pool))
         for path in self._shown:
             _update(self._cards[path], content=card_html(after[path], now))
 

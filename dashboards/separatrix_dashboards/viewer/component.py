@@ -81,6 +81,7 @@ class MoleculeViewer(AnyWidgetComponent):
     empty = param.String(default="Tap a path to see it move")
 
     title = param.String(default="", doc="Stands in the corner of the picture.")
+    shown = param.Integer(default=0, doc="The frame on screen, also while it plays; known to the browser alone.")
     topology = param.String(default="", doc="PDB text of what is always drawn.")
     kinds = param.String(default="", doc="How its atoms are drawn, a letter each.")
     coordinates = param.Bytes(default=b"", doc="Their positions, (frame, atom, 3) float32, angstroms.")

@@ -45,15 +45,17 @@ class BundleError(Exception):
     """The bundle cannot be made; the message is one line and says what to do."""
 
 
-class ViewerBuildHook(BuildHookInterface):
+class ViewerBuildHook(BuildHookInterface[Any]):
     """Puts a current bundle into wheels and beside the sources of editable installations."""
 
     def dependencies(self) -> list[str]:
         """Ask for Node.js only where it is needed and missing."""
-        return [] if is_current() or system_node() else [NODE_WHEEL]
+        return [] if self.target_name != "wheel" or is_current() or system_node() else [NODE_WHEEL]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Make the bundle unless it is current, and let it into the wheel although git ignores it."""
+        if self.target_name != "wheel":
+            return  # a source distribution holds the sources
         try:
             build()
         except BundleError as error:

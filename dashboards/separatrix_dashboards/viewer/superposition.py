@@ -35,7 +35,8 @@ def superposed(
     left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]  # a mirror image is no rotation
     rotations = left @ right
     shifts = goal - centres @ rotations
-    return (positions.astype(np.float32) @ rotations.astype(np.float32)) + shifts.astype(np.float32)
+    turned: NDArray[np.float32] = positions.astype(np.float32) @ rotations.astype(np.float32)
+    return turned + shifts.astype(np.float32)
 
 
 def lying_flat(points: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -42,6 +42,9 @@ from separatrix_dashboards.words import escaped, with_error
 MAP_HEIGHT: Final = 480
 PLAY_SECONDS: Final = 0.7
 
+FIRST_TRAINING: Final = 10
+"""Shots after which a run trains its first model."""
+
 _LAYER_WORDS: Final = dict(zip(("learned", "exact", "difference", "spread"), LAYERS, strict=True))
 _SIDE: Final = 300
 
@@ -53,7 +56,6 @@ class Shown:
     drawing: Drawing
     numbers: Numbers
     notes: tuple[str, ...]
-    on_grid: bool
     holds: frozenset[str]
 
 
@@ -67,6 +69,7 @@ def map_query(choice: Choice) -> Query:
         parts = {
             "model": found.numbers.version > 0,
             "exact": bool(np.isfinite(found.exact).any()),
+            "frames": found.numbers.version > 0 and not found.model.on_grid,
             "veil": found.model.on_grid and choice.layer != "exact",
             "energy": found.energy is not None,
         }
@@ -74,7 +77,6 @@ def map_query(choice: Choice) -> Query:
             drawing=drawing,
             numbers=found.numbers,
             notes=found.notes,
-            on_grid=found.model.on_grid,
             holds=frozenset(name for name, there in parts.items() if there),
         )
 
@@ -235,22 +237,25 @@ class CommittorView(View):
         self.scope.add(query, self._apply, replacing=old)
 
     def _apply(self, shown: Shown | Failure) -> None:
-        self._waiting, self._shown = False, None
         if isinstance(shown, Failure):
+            self._shown = self._drawn = None
             self.stage[:] = [empty(escaped(shown.message))]
-            self._drawn = None
-            return
-        choice = self.choice
+        else:
+            self._shown = shown
+            self._draw(shown.drawing)
+            self._say(shown)
+        self._waiting = False
+
+    def _draw(self, drawing: Drawing) -> None:
+        choice, chart = self.choice, self.chart
         look = (choice.x, choice.y, choice.layer, choice.state)
-        chart = self.chart
         if chart is None or look != self._drawn:
             fixed = ("y",) if choice.y is None else ()
             chart = Chart(height=MAP_HEIGHT, fixed=fixed, ready=self._ready)
-        chart.apply(shown.drawing)
+        chart.apply(drawing)
         if chart is not self.chart:
             self.chart, self._drawn = chart, look
             self.stage[:] = [chart.pane]
-        self._say(shown)
 
     def _ready(self, figure: Plot) -> None:
         finish(figure, on_map=self.choice.y is not None)
@@ -266,9 +271,9 @@ class CommittorView(View):
         self._say_key()
 
     def _say(self, shown: Shown) -> None:
-        snapshot, self._shown = self.feed.snapshot, shown
+        snapshot = self.feed.snapshot
         self._say_key()
-        self.least.visible = not shown.on_grid
+        self.least.visible = "frames" in shown.holds
         self.message.object = "" if shown.numbers.version else f'<div class="sx-empty">{no_model(snapshot)}</div>'
         self.caption.object = f'<div class="sx-note">{escaped(" ".join(shown.notes))}</div>'
         self.numbers.object = numbers_html(shown.numbers, len(snapshot.state_names))
@@ -297,7 +302,7 @@ class CommittorView(View):
             return
         if self.versions.value == self.versions.options[-1]:
             self._go_to(0)
-        self.play.name = "Pause"
+        self.play.label = "Pause"
         self._timer = pn.state.add_periodic_callback(self._advance, period=int(1000 * PLAY_SECONDS))
 
     def _advance(self) -> None:
@@ -318,7 +323,7 @@ class CommittorView(View):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.stop()
-        self.play.name = "Play"
+        self.play.label = "Play"
 
 
 def _labelled(text: str, widget: Any) -> pn.Column:
@@ -333,8 +338,10 @@ def _labelled(text: str, widget: Any) -> pn.Column:
 def no_model(snapshot: RunSnapshot) -> str:
     """Return why there is no model."""
     if snapshot.status.state in (RunState.FINISHED, RunState.STOPPED, RunState.FAILED, RunState.INTERRUPTED):
-        return f"No model: this run ended after {snapshot.n_shots} shots, and the first comes after about 10."
-    return "No model yet: the first comes after about 10 shots."
+        return f"No model: this run ended after {snapshot.n_shots} shots; the first comes after about {FIRST_TRAINING}."
+    if snapshot.n_shots >= FIRST_TRAINING:
+        return f"No model yet: the first is being trained. {snapshot.n_shots} shots so far."
+    return f"No model yet: the first comes after about {FIRST_TRAINING} shots."
 
 
 def version_words(numbers: Numbers) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 import holoviews as hv
+import holoviews.plotting.bokeh  # elements know their options once it is loaded
 import numpy as np
 from bokeh.models import ColorBar, CustomJS, DataRange1d, FixedTicker, GlyphRenderer, HoverTool, Plot
 from contourpy import contour_generator
@@ -143,7 +144,7 @@ def _image(
     tips = [(axis.name, f"${key}{{0.[00]}} {axis.unit}".rstrip()) for axis, key in zip(found.axes, "xy", strict=True)]
     tips += [] if choice.layer in ("learned", "spread") else [(name, "@image{0.000}")]
     tips += [(p, "@learned{0.000}"), ("ensemble spread", "@spread{0.000}")]
-    tips += [] if found.model.on_grid else [("within the cell", "@within{0.000}")]
+    tips += [] if found.model.on_grid else [("scatter in the cell", "@within{0.000}")]
     tips += [("frames", "@frames{0,0}")]
     cmap, clim = colours_of(choice.layer)
     # With a range of their own HoloViews does not look for one, where everything may be nan.
@@ -186,9 +187,9 @@ def _shots(found: CommittorMap, state_names: Sequence[str], x: hv.Dimension, y: 
     height = () if len(found.axes) == 2 else (expit(shots.q.astype(float)),)
     numbers = [array[order].astype(float) for array in (*shots.place.T, *height, shots.shot, shots.q)]
     words = [np.array([look[i] for look in looks], dtype=object)[outcome[order]] for i in range(3)]
-    # A point that is nowhere: without any, HoloViews could not tell that the columns hold colours and markers.
-    numbers = [np.append(column, np.nan) for column in numbers]
-    words = [np.append(column, word) for column, word in zip(words, looks[0], strict=True)]
+    # A point of every look that is nowhere: HoloViews takes a column that holds one value for that value, for ever.
+    numbers = [np.append(column, np.full(len(looks), np.nan)) for column in numbers]
+    words = [np.append(column, [look[i] for look in looks]) for i, column in enumerate(words)]
     return hv.Points((*numbers, *words), [x, y], ["shot", "q", "outcome", "look", "mark"]).opts(
         color="look",
         marker="mark",

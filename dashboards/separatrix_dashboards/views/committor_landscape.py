@@ -128,9 +128,8 @@ def exact_on(feed: Feed, axes: Sequence[Axis]) -> tuple[Array, str | None]:
     if isinstance(exact, str):
         return unknown, exact
     mesh = np.meshgrid(*(axis.centres for axis in axes))
-    if _swapped(feed, axes):
-        mesh.reverse()
-    return exact.at(np.stack([part.ravel() for part in mesh], axis=1)).reshape(unknown.shape), None
+    x, y = reversed(mesh) if _swapped(feed, axes) else mesh
+    return exact.at(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(unknown.shape), None
 
 
 def energy_on(feed: Feed, axes: Sequence[Axis]) -> Array | None:

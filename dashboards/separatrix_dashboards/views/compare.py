@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -35,7 +34,7 @@ from separatrix_dashboards.charts import Drawing
 from separatrix_dashboards.feeds import Feed, Query, RunSnapshot
 from separatrix_dashboards.theme import BLUE, GREY, SERIES, STATE_CHIPS
 from separatrix_dashboards.views.base import fact
-from separatrix_dashboards.views.live import ideal_yield, is_reference, newest_calibration, overlay
+from separatrix_dashboards.views.live_figures import Latest, ideal_yield, is_reference, newest_calibration, overlay
 from separatrix_dashboards.words import escaped, with_error
 
 POINTS = 500
@@ -111,22 +110,6 @@ class Comparison:
     times: Drawing
     numbers: str
     headline: str
-
-
-class Latest:
-    """The newest value of something that several documents ask for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._mark: Hashable = None
-        self._value: Any = None
-
-    def get(self, mark: Hashable, compute: Callable[[], Any]) -> Any:
-        """Return the value for a mark, computed when it is another than before."""
-        with self._lock:
-            if self._mark != mark:
-                self._value, self._mark = compute(), mark
-            return self._value
 
 
 # -- what is computed --------------------------------------------------------------------------------------------------

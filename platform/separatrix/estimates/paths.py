@@ -96,7 +96,8 @@ def running_transition_time(chain: ArrayLike, accepted: ArrayLike, n_frames: Arr
     shifted = np.where(there, duration - (mean[-1] if len(mean) else 0.0), 0.0)
     squares = np.cumsum(shifted**2) - _ratio(np.cumsum(shifted) ** 2, n)
     variance = _ratio(np.maximum(squares, 0.0), n - 1)
-    return Series(value=mean, error=np.sqrt(_ratio(variance, n) * inefficiency))
+    # Before the series is as long as its correlation, the mean is as uncertain as a single path, not more.
+    return Series(value=mean, error=np.sqrt(variance * np.minimum(inefficiency / np.maximum(n, 1), 1.0)))
 
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Float64Array:

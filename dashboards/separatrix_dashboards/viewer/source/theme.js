@@ -28,8 +28,9 @@ function themeOf(element) {
   return { background: `#${hex}`, dark: lightness(background) < 0.5 };
 }
 
-// A theme changes the inherited text colour; the style sheet gives that a short transition, whose end is an event. What
-// is hidden has no transitions: look() when it is seen again.
+// Pages tell a new theme in their own ways. Most change the text colour that is inherited: the style sheet gives that a
+// short transition, whose end is an event. Notebooks hide everything meanwhile, when nothing has transitions, but say it
+// on the body. What was hidden when it happened calls look() itself once it is seen.
 export function followTheme(element, apply) {
   let last = null;
   let timer = null;
@@ -39,16 +40,21 @@ export function followTheme(element, apply) {
     last = now;
     return now;
   };
-  const changed = (event) => {
-    if (event.target !== element || event.propertyName !== "color") return;
+  const changed = () => {
     look();
     clearTimeout(timer);
     timer = setTimeout(look, 500); // surfaces fade more slowly than texts
   };
-  element.addEventListener("transitionend", changed);
+  const ended = (event) => {
+    if (event.target === element && event.propertyName === "color") changed();
+  };
+  const observer = new MutationObserver(changed);
+  for (const node of [document.documentElement, document.body]) observer.observe(node, { attributes: true });
+  element.addEventListener("transitionend", ended);
   const dispose = () => {
     clearTimeout(timer);
-    element.removeEventListener("transitionend", changed);
+    observer.disconnect();
+    element.removeEventListener("transitionend", ended);
   };
   return { look, dispose };
 }

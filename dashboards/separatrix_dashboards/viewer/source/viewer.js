@@ -115,6 +115,8 @@ class Viewer {
     if (!this.stage) return;
     this.stage.show(frame, this.movie.nFrames);
     this.controls.setFrame(frame);
+    // For whatever else in the page goes along with the movie, without a message to Python for every picture.
+    this.model.model?.data?.setv({ shown: frame }, { sync: false });
   }
 
   seek(frame) {

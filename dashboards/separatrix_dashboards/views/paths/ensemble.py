@@ -153,6 +153,8 @@ def draw_density(feed: Feed, snapshot: RunSnapshot, axes: Sequence[str]) -> hv.O
     else:
         bounds = (edges[0][0], edges[1][0], edges[0][-1], edges[1][-1])
         seen = np.where(density.values > 0, density.values, np.nan)
+        if not density.n_frames:
+            seen[0, 0] = 0.0  # HoloViews looks for the range of numbers
         picture = hv.Image(seen[::-1], bounds=bounds, kdims=dimensions, vdims=[height]).opts(
             cmap=list(RAMP), colorbar=True, clim=(0, 1)
         )
@@ -180,6 +182,8 @@ def outlined_states(
         middle = None if mask is None else innermost(mask, periodic=tuple(reversed(periodic)))
         if middle is not None:
             names.append((x[middle[1]], y[middle[0]], state))
+    if not names:  # HoloViews cannot draw labels of nothing
+        names = [(float(x.mean()), float(y.mean()), "")]
     labels = hv.Labels(names, kdims=list(dimensions), vdims=["state"])
     return [*parts, labels.opts(text_color=GREY, text_font_size="11pt", text_font_style="bold")]
 

@@ -28,7 +28,7 @@ class Logits:
 
     def __init__(self, marks: Marks, jump: Callable[[int], None]) -> None:
         self._marks, self._jump = marks, jump
-        self._chart = Chart(height=330, ready=self._mark)
+        self._chart = Chart(height=390, ready=self._mark)
         self._note = html("")
         self._path: ChosenPath | None = None
 

@@ -22,7 +22,7 @@ from separatrix_dashboards.views.paths.ensemble import outlined_states
 from separatrix_dashboards.views.paths.marks import Marks
 from separatrix_dashboards.views.paths.player import Player
 
-HEIGHT = 360
+HEIGHT = 410
 
 _ENERGY_POINTS = 121
 _MOST_ENERGY = 12.0

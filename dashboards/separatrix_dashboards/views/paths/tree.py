@@ -150,8 +150,8 @@ class Tree:
             "Path tree",
             pn.Row(self._chain, self._rejected, margin=(2, 0)),
             self._chart.pane,
-            note="A bar for each accepted path, as high as its chain stayed on it. The dot is the frame it was shot "
-            "from, shared with the path above; blue leads to the first state, orange to the second. Tap a bar.",
+            note="A bar is an accepted path, as high as its chain stayed on it; the dot is the frame it was shot from. "
+            "Blue leads to the first state, orange to the second. Tap a bar.",
             margin=0,
         )
 

@@ -80,7 +80,8 @@ class PathsView(View):
         follow = checkbox("follow the newest path", value=True, margin=(6, 6, 0, 6), width=180)
         follow.link(self._choice, value="follow", bidirectional=True)
         self._files = {
-            suffix: download(suffix.upper(), partial(self._file, suffix), "", width=80) for suffix in ("pdb", "xtc")
+            suffix: download(suffix.upper(), partial(self._file, suffix), f"path.{suffix}", width=80)
+            for suffix in ("pdb", "xtc")
         }
         table = download("All as CSV", self._csv, f"{self.feed.path.name}-paths.csv", width=110)
         self._density, self._table = Density(self.scope, self._marks), Paths(self._choice)
@@ -131,8 +132,6 @@ class PathsView(View):
         self._queries = known, positions
         self.scope.add(known, partial(self._show, shot), replacing=before[0])
         self.scope.add(positions, partial(self._move, shot), replacing=before[1])
-        for suffix, button in self._files.items():
-            button.filename = f"{self.feed.path.name}-shot-{shot}.{suffix}"
         self._say()
 
     def _show(self, shot: int, result: Any) -> None:
@@ -155,8 +154,9 @@ class PathsView(View):
     # -- files -----------------------------------------------------------------------------------------------------
 
     def _file(self, suffix: str) -> io.BytesIO:
-        reader = self.feed.reader
-        trajectory = reader.path_trajectory(*self.feed.positions(self._choice.shot))
+        shot = self._choice.shot
+        self._files[suffix].filename = f"{self.feed.path.name}-shot-{shot}.{suffix}"
+        trajectory = self.feed.reader.path_trajectory(*self.feed.positions(shot))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"path.{suffix}"
             trajectory.save(str(file))
@@ -176,7 +176,8 @@ def _beside(*cards: pn.Column) -> pn.FlexBox:
 def _soon(make: Callable[[], pn.viewable.Viewable], height: int) -> pn.Column:
     """Return the place of what is made once the rest is on its way: nobody waits for all figures to see one."""
     place = pn.Column(min_height=height, sizing_mode="stretch_width", margin=0)
-    pn.state.execute(lambda: place.append(make()), schedule=True)
+    # Not before the page has arrived: panes made earlier do not know where this server has its style sheets.
+    pn.state.onload(lambda: pn.state.execute(lambda: place.append(make()), schedule=True))
     return place
 
 
