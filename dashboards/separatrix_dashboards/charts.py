@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import holoviews as hv
+import holoviews.plotting.bokeh  # noqa: F401 - without it no element knows the options of Bokeh
 import panel as pn
 from bokeh.models import ColumnDataSource, DataRange1d, Plot
 

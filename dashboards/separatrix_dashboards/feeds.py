@@ -138,7 +138,7 @@ class Feed:
         self._pool = pool
         self._session: Any = None
         self._log: tuple[tuple[int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1), ())
-        self._reports: dict[int, Mapping[str, Any]] = {}
+        self._reports: OrderedDict[int, Mapping[str, Any]] = OrderedDict()
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
         self._computing: dict[Hashable, threading.Lock] = {}
         self._mark: Hashable = self._glance()
@@ -245,6 +245,9 @@ class Feed:
         with self.lock:
             if version not in self._reports:
                 self._reports[version] = self.reader.model_report(version)
+            self._reports.move_to_end(version)
+            while len(self._reports) > _CACHED:  # each knows all its held-out shots
+                self._reports.popitem(last=False)
             return self._reports[version]
 
     def _frames(self, n_shots: int) -> Mapping[str, NDArray[Any]]:
@@ -377,8 +380,13 @@ class Hub:
             return (*known, *sorted(self._unreadable.values(), key=lambda run: run.name))
 
     def refresh(self) -> None:
-        """Look again right now: something was just started, paused or stopped."""
+        """Have the hub look again right now: something was just started, paused or stopped."""
         self._wake.set()
+
+    def look(self, feed: Feed) -> None:
+        """Look at one run in this thread: a page is being opened, and others may watch the run already."""
+        if feed.refresh():
+            self._publish(feed)
 
     def watch_runs(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call ``changed`` in the hub's thread when any run changed; return what ends that."""

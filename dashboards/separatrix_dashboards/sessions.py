@@ -301,7 +301,7 @@ class SessionPool:
         return running
 
     def _fits(self, running: _Running) -> bool:
-        # A process has one shooter (`shooting.start_worker`): two runs in this one would shoot in each other's system.
+        # OpenMM's Reference platform has one random generator for the whole process: two runs would race for it.
         alone = running.workers > 0 or all(other.workers > 0 for other in self._running.values())
         return alone and self.busy_workers + running.taken <= self.max_workers
 

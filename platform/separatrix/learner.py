@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -120,13 +121,12 @@ class Learner:
         }
 
 
-_learner: Learner | None = None  # one per process, set by ``start_learner``
+_here = threading.local()  # a learner process has one thread; serial sessions of one process have one each
 
 
 def start_learner(run: Path) -> None:
-    """Open a run for this process's trainings; the initializer of the learner process."""
-    global _learner  # noqa: PLW0603 - the one thing a process keeps between tasks
-    _learner = Learner(run)
+    """Open a run for the trainings of this thread; the initializer of the learner process."""
+    _here.learner = Learner(run)
 
 
 def learn(n_shots: int, version: int) -> Lesson:
@@ -134,8 +134,9 @@ def learn(n_shots: int, version: int) -> Lesson:
 
     The first models are worth more than the MD they take the processor from; later ones yield to the shooters.
     """
-    if _learner is None:
-        raise RuntimeError("start_learner was not called in this process")
+    learner: Learner | None = getattr(_here, "learner", None)
+    if learner is None:
+        raise RuntimeError("start_learner was not called in this thread")
     if n_shots >= EAGER_SHOTS and multiprocessing.parent_process() is not None:
         os.nice(NICENESS - os.nice(0))
-    return _learner.learn(n_shots, version)
+    return learner.learn(n_shots, version)

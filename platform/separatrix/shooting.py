@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -130,20 +131,20 @@ def _join(
     return positions, box, shooting_frame, ends
 
 
-_shooter: Shooter | None = None  # one per worker process, set by ``start_worker``
+_here = threading.local()  # a worker process has one thread; serial sessions of one process have one each
 
 
 def start_worker(spec: WorkerSpec) -> None:
-    """Build this process's shooter; the initializer of worker processes."""
-    global _shooter  # noqa: PLW0603 - the one thing a process keeps between tasks
-    _shooter = Shooter.build(spec)
+    """Build the shooter of this thread; the initializer of worker processes."""
+    _here.shooter = Shooter.build(spec)
 
 
 def shoot(task: ShotTask) -> ShotOutcome | ShotFailure:
     """Make one shot in a worker process; whatever goes wrong comes back as a value."""
     try:
-        if _shooter is None:
-            raise RuntimeError("start_worker was not called in this process")
-        return _shooter.shoot(task)
+        shooter: Shooter | None = getattr(_here, "shooter", None)
+        if shooter is None:
+            raise RuntimeError("start_worker was not called in this thread")
+        return shooter.shoot(task)
     except Exception as error:  # noqa: BLE001 - one bad shot must not end a run
         return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())

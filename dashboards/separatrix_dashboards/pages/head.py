@@ -91,8 +91,8 @@ class Head:
         busy = snapshot.owned and state in (*_LIVE, RunState.PAUSED, RunState.NEW)
         queued = snapshot.queue is not None
         self._start.disabled = busy or queued or elsewhere
-        self._start.name = "Continue" if snapshot.n_shots else "Start"
-        self._pause.name = "Resume" if state == RunState.PAUSED else "Pause"
+        self._start.label = "Continue" if snapshot.n_shots else "Start"
+        self._pause.label = "Resume" if state == RunState.PAUSED else "Pause"
         self._pause.disabled = not snapshot.owned or state not in (*_LIVE, RunState.PAUSED)
         self._stop.disabled = not (busy or queued)
         self._target.disabled = self._workers.disabled = busy or queued or elsewhere

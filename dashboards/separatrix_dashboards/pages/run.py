@@ -28,7 +28,7 @@ def run_page(workspace: Workspace, role: Role) -> Viewable:
         feed = workspace.hub.feed(name)
     except (SeparatrixError, OSError) as error:
         return shell(workspace, role, name, empty(f"{escaped(error)}<br><br><a href='./'>All runs</a>"))
-    feed.refresh()
+    workspace.hub.look(feed)
     watch = watch_page(workspace.hub, feed)
     head = Head(watch.scope(), workspace.pool, workspace.role, workspace.hub.refresh)
     return shell(workspace, role, name, tabs(watch, _argument("tab")), head=head)

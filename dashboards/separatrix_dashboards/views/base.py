@@ -32,6 +32,11 @@ class Scope:
         watch.scopes.append(self)
 
     @property
+    def hub(self) -> Hub:
+        """What publishes the run."""
+        return self._watch.hub
+
+    @property
     def active(self) -> bool:
         """Whether this part is in sight."""
         return self._active

@@ -69,7 +69,7 @@ class LiveView(View):
         return pn.Column(start, grid(*cards), sizing_mode="stretch_width", margin=0)
 
     def _hub(self) -> Hub:
-        return self.scope._watch.hub  # noqa: SLF001
+        return self.scope.hub
 
     def _transitions(self) -> pn.Column:
         draw, note = with_reference(draw_transitions, self._hub()), html("")

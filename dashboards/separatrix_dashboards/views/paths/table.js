@@ -1,4 +1,4 @@
-// Rows of which one is chosen. New rows keep the place that was scrolled to.
+// Rows of which one is chosen.
 
 function render({ model, el }) {
   const box = document.createElement("div");
@@ -12,15 +12,23 @@ function render({ model, el }) {
     const chosen = String(model.get("chosen"));
     for (const row of body.rows) row.setAttribute("aria-selected", String(row.dataset.row === chosen));
   };
+  // Rows that stay keep their element: a tap that began before an update ends on what it began on.
   const fill = () => {
     head.replaceChildren(...model.get("headings").map((text) => cell("th", text)));
-    const rows = model.get("rows").map((texts) => {
-      const row = document.createElement("tr");
+    const known = new Map(Array.from(body.rows, (row) => [row.dataset.row, row]));
+    let next = body.firstChild;
+    for (const texts of model.get("rows")) {
+      const row = known.get(texts[0]) ?? document.createElement("tr");
+      known.delete(texts[0]);
       row.dataset.row = texts[0];
-      row.append(...texts.map((text) => cell("td", text)));
-      return row;
-    });
-    body.replaceChildren(...rows);
+      texts.forEach((text, column) => {
+        const place = row.cells[column] ?? row.appendChild(cell("td", ""));
+        if (place.textContent !== text) place.textContent = text;
+      });
+      if (row === next) next = row.nextSibling;
+      else body.insertBefore(row, next);
+    }
+    for (const row of known.values()) row.remove();
     mark();
   };
   const choose = (row) => {
