@@ -13,10 +13,11 @@ pile up:
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import panel as pn
@@ -100,6 +101,25 @@ class Pulse(AnyWidgetComponent):
         super().__init__(**{"width": 0, "height": 0, "margin": 0, "styles": {"position": "absolute"}} | params)
 
 
+class CellWatch(Watch):
+    """The watch of a cell, which ends when nobody seems to look at the cell any more.
+
+    Parameters
+    ----------
+    hub, feed : of the run
+    cell : what shows it
+    """
+
+    def __init__(self, hub: Hub, feed: Feed, cell: Cell) -> None:
+        super().__init__(hub, feed, cell.push)
+        self._cell = cell
+
+    def deliver(self, results: Mapping[Hashable, Any]) -> None:
+        """Take fresh results in the hub's thread."""
+        super().deliver(results)
+        self._cell.look_after()
+
+
 class Cell(pn.Column):
     """What one execution of a cell shows; not to be shown twice, since a Bokeh figure lives in one document only.
 
@@ -119,13 +139,13 @@ class Cell(pn.Column):
         self._closed = False
         self._sheets: dict[str, InlineStyleSheet] = {}
         with LOCK:
-            self._watch = Watch(hub, feed, self._push)
+            self._watch = CellWatch(hub, feed, self)
             self[:] = [make(self._watch), self._pulse]
         self._pulse.param.watch(lambda event: self._hear(int(event.new[0])), "shown")
 
     # -- to the browser ------------------------------------------------------------------------------------------------
 
-    def _push(self, function: Callable[[], None]) -> None:
+    def push(self, function: Callable[[], None]) -> None:
         """Run a function that changes what is shown, when the browser is ready for it."""
         with LOCK:
             if self._closed:
@@ -134,7 +154,11 @@ class Cell(pn.Column):
                 self._waiting.append(function)
             if self._waits_since is None:
                 self._show_next()
-            elif time.monotonic() - self._waits_since > PATIENCE:
+
+    def look_after(self) -> None:
+        """Leave the cell alone if its browser has been silent for long."""
+        with LOCK:
+            if self._waits_since is not None and time.monotonic() - self._waits_since > PATIENCE:
                 self._sleep()
 
     def _show_next(self) -> None:
@@ -211,7 +235,7 @@ class Cell(pn.Column):
     def _renew(self) -> None:
         """Make the content anew: the browser shows, and knows, an older one."""
         self._watch.close()
-        self._watch, self._waiting, self._sheets = Watch(self._hub, self._feed, self._push), [], {}
+        self._watch, self._waiting, self._sheets = CellWatch(self._hub, self._feed, self), [], {}
         content = [self._make(self._watch), self._pulse]
         self._update(lambda: self.__setitem__(slice(None), content))
 
@@ -224,7 +248,7 @@ class Cell(pn.Column):
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _sleep(self) -> None:
-        if self in _asleep:
+        if self._closed or self in _asleep:
             return
         self._watch.close()
         _asleep.append(self)
@@ -297,6 +321,29 @@ class OrderedComm(JupyterCommManagerBinary.client_comm):
             self.send(metadata=reply)
 
 
+class WholeComm(JupyterCommManagerBinary.server_comm):
+    """Sends a browser a message whole: Panel hands its parts over one by one, and other threads send as well."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._parts = threading.local()
+
+    def send(self, data: Any = None, metadata: Any = None, buffers: Any = ()) -> None:
+        """Send a message with its last part."""
+        if metadata is not None:  # not a part of one
+            super().send(data, metadata, buffers)
+            return
+        parts = self._parts.__dict__.setdefault("parts", [])
+        parts.append((data, buffers))
+        expected = 3 + 2 * json.loads(parts[0][0]).get("num_buffers", 0)  # header, metadata, content, buffers
+        if len(parts) == expected:
+            self._parts.parts = []
+            with LOCK:
+                for part, content in parts:
+                    super().send(part, None, content)
+
+
 def take_messages_in_order() -> None:
-    """Have Panel open every further cell with `OrderedComm`."""
+    """Have Panel open every further cell with the two above."""
     JupyterCommManagerBinary.client_comm = OrderedComm
+    JupyterCommManagerBinary.server_comm = WholeComm

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import holoviews as hv
-import holoviews.plotting.bokeh  # noqa: F401 - without it no element knows the options of Bokeh
+import holoviews.plotting.bokeh
 import panel as pn
 from bokeh.models import ColumnDataSource, DataRange1d, Plot
 
@@ -118,6 +118,7 @@ class Chart:
                 setattr(figure, f"{axis}_range", DataRange1d(range_padding=0.04))
         figure.height, figure.sizing_mode = self._height, "stretch_width"
         figure.toolbar.logo = None
+        figure.toolbar.active_scroll = None  # the wheel belongs to the page
         figure.toolbar.autohide = True
         self.figure = figure
         if self._ready is not None:

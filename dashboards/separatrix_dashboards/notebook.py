@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import panel as pn
 from IPython import get_ipython
 from panel.config import panel_extension
+from panel.io.notebook import load_notebook
 from panel.viewable import Viewable, Viewer
 
 from separatrix.errors import ConfigError
@@ -111,9 +112,11 @@ class Shown(Viewer):
         if kernel is None:
             return
         cell = kernel.get_parent().get("metadata", {}).get("cellId")
-        if not panel_extension._loaded or (cell is not None and cell == cls._loading_cell):
+        if not panel_extension._loaded:
             cls._loading_cell = cell
             pn.extension(inline=True)
+        elif cell is not None and cell == cls._loading_cell:
+            load_notebook(inline=True)
         pn.config.inline = True
 
 

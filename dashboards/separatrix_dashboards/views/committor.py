@@ -39,7 +39,7 @@ from separatrix_dashboards.views.committor_map import (
 from separatrix_dashboards.widgets import button, choices, integer, one_of, select, slider
 from separatrix_dashboards.words import escaped, with_error
 
-MAP_HEIGHT: Final = 480
+MAP_HEIGHT: Final = 440
 PLAY_SECONDS: Final = 0.7
 
 FIRST_TRAINING: Final = 10
@@ -175,7 +175,7 @@ class CommittorView(View):
         self.state = select("probability of", states, 1, width=130, visible=len(states) > 2)
         self.layer = one_of("layer", self._layers(), self.choice.layer)
         over = list(OVERLAYS) if "exact" in self._layers().values() else list(OVERLAYS[:2])
-        self.overlays = choices("over the map", over, over[:1])
+        self.overlays = choices("over the map", over, [name for name in over if name != "paths"])
         on_grid = "exact" in self._layers().values()
         self.least = integer("least frames per cell", 1, least=1, width=130, visible=not on_grid)
         self.play = button("Play", lambda event: self._toggle(), width=76, align="center")
@@ -274,7 +274,9 @@ class CommittorView(View):
         snapshot = self.feed.snapshot
         self._say_key()
         self.least.visible = "frames" in shown.holds
-        self.message.object = "" if shown.numbers.version else f'<div class="sx-empty">{no_model(snapshot)}</div>'
+        self.message.object = (
+            "" if shown.numbers.version else f'<div class="sx-empty" style="padding:8px">{no_model(snapshot)}</div>'
+        )
         self.caption.object = f'<div class="sx-note">{escaped(" ".join(shown.notes))}</div>'
         self.numbers.object = numbers_html(shown.numbers, len(snapshot.state_names))
         self.learned_from.object = f'<div class="sx-note">{version_words(shown.numbers)}</div>'

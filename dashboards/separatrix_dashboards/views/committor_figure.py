@@ -29,7 +29,7 @@ Line = tuple[Array, Array]
 # Lines over a map are dark in a pale casing: they show on every colour of the map, and beside it on light and dark.
 INK: Final = "#11151a"
 CASING: Final = "#ffffff"
-PATHS_INK: Final = "#6a3d9a"
+PATHS_INK: Final = "#8450c0"
 ENERGY_INK: Final = "#4b535e"
 
 SPREAD_MAP: Final = ("#f8f5fa", "#e4d9ec", "#cdb8dd", "#b394c9", "#966db3", "#774899", "#57267c", "#3b0f5c")
@@ -361,7 +361,7 @@ def key_html(choice: Choice, state_names: Sequence[str], overlays: Sequence[str]
         entries += [(_stroke(PURPLE, 3.0), "mean"), (_stroke(GREY, 9.0, "", 0.4), "standard deviation within the bin")]
     if "paths" in overlays:
         inside = ", ".join(f"{100 * share:.0f}" for share in _SHARES)
-        words = f"accepted paths: {inside} % of their frames inside" if on_map else "density of accepted paths"
+        words = f"accepted paths: {inside} % of their frames inside" if on_map else "density of accepted paths, scaled"
         entries.append((_stroke(PATHS_INK, 1.6), words))
     if "shooting points" in overlays:
         entries += [(_mark(colour, marker), escaped(name)) for name, colour, marker in outcomes(state_names)]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from separatrix.estimates import path_multiplicities
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 
-_PUBLISHED = 200
-"""Pictures of a whole run are drawn anew about so many times while it grows."""
+_GROWTH = 50
+"""Pictures of a whole run are drawn anew when it has grown by about one part in so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,6 +141,11 @@ def accepted_paths(feed: Feed, snapshot: RunSnapshot) -> AcceptedPaths:
 
 def pace(snapshot: RunSnapshot) -> tuple[int, str]:
     """Return what changes as often as pictures of a whole run need: with every shot at first, seldom in a long run."""
-    grain = max(1, 1 << max(0, (snapshot.n_shots // _PUBLISHED).bit_length() - 1))
     state = snapshot.status.state.value
-    return (snapshot.n_shots // grain * grain if state == "running" else snapshot.n_shots), state
+    return (_coarse(snapshot.n_shots) if state == "running" else snapshot.n_shots), state
+
+
+def _coarse(n: int) -> int:
+    """Return a number cut down to a multiple of a power of two, by two parts in `_GROWTH` at most."""
+    grain = 1 << max(0, (n // _GROWTH).bit_length() - 1)
+    return n // grain * grain

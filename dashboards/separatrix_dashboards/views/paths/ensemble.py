@@ -102,8 +102,8 @@ class Times:
 
     def __init__(self, scope: Scope) -> None:
         self._mean = html("")
-        self._histogram = scope.chart(("paths", "times"), draw_times, pace, height=230)
-        self._running = scope.chart(("paths", "running mean"), draw_running_mean, pace, height=230)
+        self._histogram = scope.chart(("paths", "times"), draw_times, pace, slow=True, height=230)
+        self._running = scope.chart(("paths", "running mean"), draw_running_mean, pace, slow=True, height=230)
         scope.add(
             Query(key=("paths", "mean time"), compute=lambda feed, shot: time_words(shot), depends=pace), self._say
         )

@@ -17,7 +17,9 @@ function render({ model, el }) {
     head.replaceChildren(...model.get("headings").map((text) => cell("th", text)));
     const known = new Map(Array.from(body.rows, (row) => [row.dataset.row, row]));
     let next = body.firstChild;
-    for (const texts of model.get("rows")) {
+    for (const line of model.get("rows").split("\n")) {
+      if (line === "") continue;
+      const texts = line.split("\t");
       const row = known.get(texts[0]) ?? document.createElement("tr");
       known.delete(texts[0]);
       row.dataset.row = texts[0];

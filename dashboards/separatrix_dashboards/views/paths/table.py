@@ -39,12 +39,12 @@ class Table(AnyWidgetComponent):
     Parameters
     ----------
     headings : of the columns
-    rows : texts, the first of which is the row's number
+    rows : a line for each row, its texts between tabs; the first of them is the row's number
     chosen : number of the chosen row
     """
 
     headings = param.List(default=list(HEADINGS))
-    rows = param.List(default=[])
+    rows = param.String(default="", doc="One text, since lists of lists are slow to compare.")
     chosen = param.Integer(default=-1)
 
     _stylesheets: ClassVar[list[str]] = [CSS, _STYLE]
@@ -72,6 +72,11 @@ def path_rows(snapshot: RunSnapshot, paths: AcceptedPaths, most: int = MOST) -> 
         ]
         for shot, count in newest
     ]
+
+
+def joined(rows: list[list[str]]) -> str:
+    """Return rows as one text."""
+    return "\n".join("\t".join(row) for row in rows)
 
 
 def paths_csv(feed: Feed, snapshot: RunSnapshot) -> str:
@@ -115,8 +120,8 @@ class Paths:
         """Return the card."""
         return card("Accepted paths", self._note, self._table, margin=0)
 
-    def show(self, rows: list[list[str]], total: int) -> None:
-        """Show the newest of all accepted paths."""
+    def show(self, rows: str, total: int) -> None:
+        """Show the newest of all accepted paths, as `joined` makes them."""
         self._table.rows = rows
         some = f"the newest {MOST} of {total}" if total > MOST else f"{total}"
         self._note.object = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import holoviews as hv
@@ -23,6 +24,9 @@ from separatrix_dashboards.widgets import checkbox, select
 
 STEPS = 200
 """Newest Monte Carlo steps of a chain that are shown."""
+
+_STEPS_AT_ONCE = 5
+"""While a run goes on, the tree is drawn anew with every path, or after so many trials without one."""
 
 _TIPS = [("shot", "@shot"), ("transition time", "@transition_time{0.[000]} ps")]
 
@@ -118,7 +122,16 @@ def tree_query(chain: int, *, rejected: bool) -> Query:
         branch = newest_branch(snapshot, chain)
         return branch, Drawing(draw_tree(branch, rejected=rejected))
 
-    return Query(key=("paths", "tree", chain, rejected), compute=compute, depends=lambda snapshot: snapshot.n_shots)
+    return Query(key=("paths", "tree", chain, rejected), compute=compute, depends=partial(_growth, chain=chain))
+
+
+def _growth(snapshot: RunSnapshot, chain: int) -> tuple[int, int, str]:
+    """Return what changes with every path of a chain and, less often, with the trials between."""
+    own = snapshot.shots["chain"] == chain
+    n_paths = int(np.count_nonzero(snapshot.shots["accepted"] & own))
+    state = snapshot.status.state.value
+    n_steps = int(np.count_nonzero(own))
+    return n_paths, n_steps // _STEPS_AT_ONCE if state == "running" else n_steps, state
 
 
 class Tree:

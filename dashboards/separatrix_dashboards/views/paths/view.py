@@ -29,7 +29,7 @@ from separatrix_dashboards.views.paths.ensemble import Density, Times
 from separatrix_dashboards.views.paths.logits import Logits, draw_logits
 from separatrix_dashboards.views.paths.marks import Marks
 from separatrix_dashboards.views.paths.movie import movie_of
-from separatrix_dashboards.views.paths.table import Paths, path_rows, paths_csv
+from separatrix_dashboards.views.paths.table import Paths, joined, path_rows, paths_csv
 from separatrix_dashboards.views.paths.tree import Tree
 from separatrix_dashboards.widgets import checkbox, download
 from separatrix_dashboards.words import escaped
@@ -50,7 +50,8 @@ class PathsView(View):
         self._queries: tuple[Query, ...] = ()
         self._chosen_at = 0.0
         self._built = False
-        self._place = pn.Column(sizing_mode="stretch_width", margin=0)
+        self._empty = empty("")
+        self._place = pn.Column(self._empty, sizing_mode="stretch_width", margin=0)
         self._paths: AcceptedPaths | None = None
         self._choice.param.watch(lambda event: self._follow(at_once=True), "follow")
         self._choice.param.watch(lambda event: self._ask(event.new), "shot")
@@ -60,12 +61,11 @@ class PathsView(View):
     def _look(self, result: Any) -> None:
         """Take what is known of all paths."""
         if isinstance(result, Failure):
-            if not self._built:
-                self._place[:] = [empty(escaped(result.message))]
+            self._say_empty(escaped(result.message))
             return
         self._paths, rows = result
         if self._paths.newest < 0:
-            self._place[:] = [empty(empty_words(self.feed.snapshot))]
+            self._say_empty(empty_words(self.feed.snapshot))
             return
         if not self._built:
             self._built = True
@@ -74,6 +74,9 @@ class PathsView(View):
         self._density.count(self._paths)
         self._table.show(rows, len(self._paths.shots))
         self._say()
+
+    def _say_empty(self, words: str) -> None:
+        self._empty.object = f'<div class="sx-empty">{words}</div>'
 
     def _build(self) -> None:
         self._facts = html("", min_width=380)
@@ -181,9 +184,9 @@ def _soon(make: Callable[[], pn.viewable.Viewable], height: int) -> pn.Column:
     return place
 
 
-def _all_paths(feed: Feed, snapshot: RunSnapshot) -> tuple[AcceptedPaths, list[list[str]]]:
+def _all_paths(feed: Feed, snapshot: RunSnapshot) -> tuple[AcceptedPaths, str]:
     paths = accepted_paths(feed, snapshot)
-    return paths, path_rows(snapshot, paths)
+    return paths, joined(path_rows(snapshot, paths))
 
 
 PATHS = Query(

@@ -1,0 +1,139 @@
+"""The pages as people use them: looked at, tapped, and driven through the life of a session."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from playwright.sync_api import expect
+
+from separatrix_dashboards.views.registry import VIEWS
+
+PATIENCE = 60_000
+
+
+def state(page):
+    """Return the chip that tells what a run is doing."""
+    return page.locator(".sx-chip[data-state]").first
+
+
+def steps(page):
+    return int(page.locator("[data-steps]").first.get_attribute("data-steps"))
+
+
+def wait_for_steps(page, more_than):
+    page.wait_for_function(
+        """least => { const found = []; const walk = node => {
+             if (node.dataset && node.dataset.steps) found.push(Number(node.dataset.steps));
+             if (node.shadowRoot) walk(node.shadowRoot);
+             for (const child of node.children || []) walk(child) };
+           walk(document.body); return Math.max(0, ...found) > least }""",
+        arg=more_than,
+        timeout=PATIENCE,
+    )
+
+
+def test_home_shows_every_run_and_leads_to_it(page, server, screenshots):
+    page.goto(server.url)
+    expect(page.get_by_text("landscape", exact=True).first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("molecule", exact=True).first).to_be_visible()
+    page.screenshot(path=screenshots / "home.png")
+    page.get_by_text("molecule", exact=True).first.click()
+    expect(state(page)).to_have_text("finished", timeout=PATIENCE)
+    assert re.search(r"run\?name=molecule", page.url)
+    assert steps(page) == 120
+
+
+@pytest.mark.parametrize("run", ["landscape", "molecule"])
+def test_every_tab_shows_a_finished_run(page, server, screenshots, run):
+    page.goto(f"{server.url}/run?name={run}")
+    expect(state(page)).to_have_text("finished", timeout=PATIENCE)
+    signs = {
+        "live": "Newest shots",
+        "committor": "Where shots begin",
+        "paths": "XTC",
+        "mechanism": "No mechanism yet",
+        "validation": "On held-out shots",
+        "log": "[sampling]",
+    }
+    for view in VIEWS.values():
+        page.locator(".bk-tab", has_text=view.title).click()
+        expect(page.get_by_text(signs[view.id]).first).to_be_visible(timeout=PATIENCE)
+        page.wait_for_timeout(1500)  # figures come after their words
+        page.screenshot(path=screenshots / f"{run}-{view.id}.png")
+
+
+def test_a_session_is_made_started_paused_resumed_and_stopped(page, server, screenshots):
+    page.goto(f"{server.url}/new")
+    page.get_by_text("Hummer-Szabo double well").first.click(timeout=PATIENCE)
+    page.get_by_label("Name of the run").fill("mine")
+    page.get_by_label("Monte Carlo steps").first.fill("100000")
+    page.get_by_label("Monte Carlo steps").first.press("Tab")
+    page.screenshot(path=screenshots / "new.png")
+    page.get_by_role("button", name="Create and start").click()
+    page.wait_for_url(re.compile(r"run\?name=mine"), timeout=PATIENCE)
+    wait_for_steps(page, 0)
+    expect(state(page)).to_have_text("sampling", timeout=PATIENCE)
+    wait_for_steps(page, steps(page))
+    page.screenshot(path=screenshots / "running.png")
+    page.get_by_role("button", name="Pause").click()
+    expect(state(page)).to_have_text("paused", timeout=PATIENCE)
+    held = steps(page)
+    page.wait_for_timeout(1500)
+    assert steps(page) == held
+    page.get_by_role("button", name="Resume").click()
+    wait_for_steps(page, held)
+    page.get_by_role("button", name="Stop").click()
+    expect(state(page)).to_have_text("stopped", timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Continue")).to_be_enabled()
+
+
+def test_a_chosen_path_moves_in_the_viewer(page, server, screenshots):
+    page.goto(f"{server.url}/run?name=molecule&tab=paths")
+    expect(page.get_by_text(re.compile(r"frame \d+ / \d+")).first).to_be_visible(timeout=PATIENCE)
+    shown = page.get_by_text(re.compile(r"^shot \d+$")).first
+    before = shown.inner_text()
+    rows = page.locator("tr", has_text=re.compile(r"^\s*\d+"))
+    expect(rows.nth(3)).to_be_visible(timeout=PATIENCE)
+    rows.nth(3).click()
+    expect(shown).not_to_have_text(before, timeout=PATIENCE)
+    page.screenshot(path=screenshots / "path.png")
+
+
+def test_the_map_can_show_another_layer(page, server, screenshots):
+    page.goto(f"{server.url}/run?name=landscape&tab=committor")
+    for layer in ("exact", "spread"):
+        page.get_by_role("button", name=layer).first.click(timeout=PATIENCE)
+        page.wait_for_timeout(2500)
+        page.screenshot(path=screenshots / f"map-{layer}.png")
+
+
+def test_runs_are_compared(page, server, screenshots):
+    page.goto(f"{server.url}/compare?runs=landscape,molecule")
+    expect(page.get_by_text("Transitions per MD step").first).to_be_visible(timeout=PATIENCE)
+    page.wait_for_timeout(3000)
+    page.screenshot(path=screenshots / "compare.png")
+
+
+def test_a_viewer_signs_in_and_finds_no_control(page, serve, runs, tmp_path, screenshots):
+    users = tmp_path / "users.toml"
+    command = [sys.executable, "-c", "from separatrix.cli import main; main()", "serve"]
+    added = ["--add-user", "vera", "--role", "viewer", "--auth", str(users)]
+    subprocess.run([*command, *added], input="a long password\n", text=True, check=True, capture_output=True)
+    server = serve(runs, "--auth", users)
+    page.goto(f"{server.url}/run?name=landscape")
+    page.locator("input[name=username]").fill("vera")
+    page.locator("input[name=password]").fill("a long password")
+    page.screenshot(path=screenshots / "login.png")
+    page.locator("button[type=submit]").click()
+    page.goto(f"{server.url}/run?name=landscape")
+    expect(state(page)).to_have_text("finished", timeout=PATIENCE)
+    for control in ("Start", "Continue", "Pause", "Stop"):
+        expect(page.get_by_role("button", name=control, exact=True)).to_have_count(0)
+    expect(page.get_by_text("read-only").first).to_be_visible()
+    page.screenshot(path=screenshots / "viewer.png")
+    page.goto(f"{server.url}/new")
+    page.wait_for_timeout(3000)
+    expect(page.get_by_role("button", name="Create and start")).to_have_count(0)
