@@ -1,5 +1,6 @@
 # make demo       sample a molecule and watch it in the browser; again: go on with it
 # make test       the default test suite
+# make test-browser  the pages and JupyterLab in Chromium
 # make test-slow  the long tests
 # make bench      the benchmarks
 # make lint       format, lint, types, import ladder
@@ -13,7 +14,7 @@ RUNS := runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow bench lint browser
+.PHONY: help demo test test-browser test-slow bench lint browser
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -21,8 +22,11 @@ help:
 demo: .venv/.installed
 	$(BIN)/separatrix serve $(RUNS) --start alanine-dipeptide
 
-test: .venv/.installed-test browser
+test: .venv/.installed-test
 	$(BIN)/python -m pytest
+
+test-browser: .venv/.installed-test browser
+	$(BIN)/python -m pytest tests/browser -m browser
 
 test-slow: .venv/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -418,6 +418,13 @@ def _quiet_logs() -> None:
     websockets.setLevel(logging.ERROR)  # else a line for each page that is closed while it is written to
     websockets.addFilter(_rephrase)
     logging.getLogger("tornado.application").addFilter(_shorten)
+    logging.getLogger("asyncio").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out that a page was closed while it was being written to."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ not in ("WebSocketClosedError", "StreamClosedError")
 
 
 def _shorten(record: logging.LogRecord) -> bool:

@@ -17,6 +17,8 @@ import nbformat
 import psutil
 import pytest
 
+pytestmark = pytest.mark.browser
+
 PATIENCE = 180.0
 """Seconds for which a notebook is waited for: JupyterLab, its kernel, a sampler and a browser share two cores."""
 

@@ -11,6 +11,8 @@ from playwright.sync_api import expect
 
 from separatrix_dashboards.views.registry import VIEWS
 
+pytestmark = pytest.mark.browser
+
 PATIENCE = 60_000
 
 

@@ -19,6 +19,8 @@ from scipy.spatial.transform import Rotation
 import separatrix
 from separatrix_dashboards.viewer import MoleculeViewer
 
+pytestmark = pytest.mark.browser
+
 ALANINE = (Path(separatrix.__file__).parent / "systems" / "data" / "alanine-dipeptide.pdb").read_text(encoding="utf-8")
 PARTICLE = "HETATM    1 X    PAR A   1      -5.580  14.420   0.000  1.00  0.00          EP"
 N_FRAMES = 37
