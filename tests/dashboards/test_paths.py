@@ -172,7 +172,7 @@ def test_states_of_other_variables_are_left_out(molecule_run):
     snapshot = feed.snapshot
     config = snapshot.config.model_copy(update={"states": {"A": "psi > 0 and phi < 0", "B": "psi < -150"}})
     overlay = draw_density(feed, replace(snapshot, config=config, state_names=("A", "B")), ("phi",))
-    first, second = overlay.get(1), overlay.get(2)
+    first, second = overlay.get(0), overlay.get(1)
     assert not first.dimension_values(1).any()
     assert not second.dimension_values(1).any()
 
@@ -181,6 +181,10 @@ def test_a_run_with_one_variable_has_a_histogram(narrow_run, show):
     view, panel = show(narrow_run)
     assert view._density.axes == ("x",)
     settled(lambda: "drawing" not in texts(panel))
+    overlay = draw_density(view.feed, view.feed.snapshot, ("x",))
+    assert set(overlay.get(3).dimension_values("state")) == {"A", "B"}
+    landscape = draw_landscape(view.feed, view.feed.snapshot)
+    assert set(landscape.get(3).dimension_values("state")) == {"A", "B"}
 
 
 def test_the_mean_time_is_that_of_the_estimates(landscape_run):

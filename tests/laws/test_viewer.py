@@ -78,9 +78,6 @@ def test_superposition_is_that_of_mdtraj(seed: int, n_frames: int, n_fitted: int
     trajectory = mdtraj.Trajectory(positions.copy(), None)
     expected = trajectory.superpose(trajectory, 0, atom_indices=atoms).xyz
     result = superposed(positions, atoms)
-    target = positions[0, atoms]
-    ours, theirs = (np.sqrt(((each[:, atoms] - target) ** 2).sum(axis=2).mean(axis=1)) for each in (result, expected))
-    assert (ours <= theirs + 1e-4).all()
     if n_fitted > 5:  # few atoms may lie nearly on a line, and the turn about it is anybody's in single precision
         assert np.allclose(result, expected, atol=5e-3)
 

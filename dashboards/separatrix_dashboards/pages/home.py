@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +12,7 @@ import panel_material_ui as pmui
 import param
 from panel.custom import JSComponent
 
+from separatrix.errors import SeparatrixError
 from separatrix_dashboards.access import Role
 from separatrix_dashboards.feeds import RunSnapshot, UnreadableRun
 from separatrix_dashboards.pages.cards import (
@@ -133,7 +134,7 @@ class Gallery:
 
     def __init__(self, workspace: Workspace, role: Role) -> None:
         self._workspace, self._role = workspace, role
-        self._facts: dict[Path, tuple[int, CardFacts]] = {}
+        self._facts: dict[Path, tuple[Hashable, CardFacts]] = {}
         self._cards: dict[Path, RunCard] = {}
         self._shown: list[Path] = []
         self._limit = _PAGE
@@ -164,9 +165,11 @@ class Gallery:
         for path in set(before) - set(runs):
             del self._facts[path]
         for path, run in runs.items():
-            revision = getattr(run, "revision", -1)
-            if path not in self._facts or self._facts[path][0] != revision or revision < 0:
-                self._facts[path] = revision, self._read(run)
+            mark = run.error if isinstance(run, UnreadableRun) else run.revision, run.modified
+            if path not in self._facts or self._facts[path][0] != mark:
+                self._facts[path] = mark, self._read(run)
+                if path in before and _looks(before[path]) != _looks(self._facts[path][1]):
+                    self._cards.pop(path, None)  # another run by the same name, or one that could not be read
         now = time.time()
         after = {path: facts for path, (_, facts) in self._facts.items()}
         if after != before or not before:
@@ -180,7 +183,10 @@ class Gallery:
     def _read(self, run: Run) -> CardFacts:
         if isinstance(run, UnreadableRun):
             return card_facts(run)
-        feed = self._workspace.hub.feed(run.path)
+        try:
+            feed = self._workspace.hub.feed(run.path)
+        except (SeparatrixError, OSError):  # removed a moment ago; the next look sees it
+            return card_facts(run)
         return feed.cached(("card", run.revision), lambda: card_facts(run))
 
     def _choose(self) -> None:
@@ -193,9 +199,10 @@ class Gallery:
         for path in chosen:
             if path not in self._cards:
                 self._cards[path] = self._make_card(path, facts[path])
-        if chosen != self._shown or len(self._grid) != len(chosen):
-            self._shown = chosen
-            self._grid[:] = [self._cards[path] for path in chosen]
+        self._shown = chosen
+        cards = [self._cards[path] for path in chosen]
+        if cards != self._grid.objects:
+            self._grid[:] = cards
         words = "" if chosen else nothing_html(len(facts), self._workspace.folder, self._role)
         _update(self._nothing, object=words, visible=not chosen)
         for widget in (self.search, self.sort, self.state, self.compare):
@@ -264,6 +271,11 @@ def home_page(workspace: Workspace, role: Role) -> pmui.Page:
     pn.state.on_session_destroyed(lambda context: end())
     pn.state.add_periodic_callback(_held(gallery.refresh), period=PERIOD_MS)
     return shell(workspace, role, "Runs", gallery)
+
+
+def _looks(facts: CardFacts) -> tuple[str, bool]:
+    """Return what of a card is made once."""
+    return facts.system, facts.state == UNREADABLE
 
 
 def _nothing_to_do() -> None:

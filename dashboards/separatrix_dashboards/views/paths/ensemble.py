@@ -10,6 +10,7 @@ import numpy as np
 import panel as pn
 from bokeh.models import ColorBar, Plot, PrintfTickFormatter
 from contourpy import contour_generator
+from numpy.typing import NDArray
 
 from separatrix.estimates import (
     bin_edges,
@@ -149,7 +150,8 @@ def draw_density(feed: Feed, snapshot: RunSnapshot, axes: Sequence[str]) -> hv.O
             color=PURPLE, line_width=0
         )
         top = float(density.values.max(initial=0.0)) or 1.0
-        states = outlined_spans(snapshot, axes[0], edges[0], dimensions[0], top)
+        spans, labels = outlined_spans(snapshot, axes[0], edges[0], (dimensions[0], height), top)
+        parts = [*spans, picture, labels]
     else:
         bounds = (edges[0][0], edges[1][0], edges[0][-1], edges[1][-1])
         seen = np.where(density.values > 0, density.values, np.nan)
@@ -159,8 +161,8 @@ def draw_density(feed: Feed, snapshot: RunSnapshot, axes: Sequence[str]) -> hv.O
             cmap=list(RAMP), colorbar=True, clim=(0, 1)
         )
         ranges = [_widened(edge, around) for edge, around in zip(edges, periodic, strict=True)]
-        states = outlined_states(snapshot, axes, ranges, dimensions, periodic)
-    return hv.Overlay([picture, *states]).opts(**angles, show_legend=False)
+        parts = [picture, *outlined_states(snapshot, axes, ranges, dimensions, periodic)]
+    return hv.Overlay(parts).opts(**angles, show_legend=False)
 
 
 def outlined_states(
@@ -182,23 +184,32 @@ def outlined_states(
         middle = None if mask is None else innermost(mask, periodic=tuple(reversed(periodic)))
         if middle is not None:
             names.append((x[middle[1]], y[middle[0]], state))
-    if not names:  # HoloViews cannot draw labels of nothing
-        names = [(float(x.mean()), float(y.mean()), "")]
-    labels = hv.Labels(names, kdims=list(dimensions), vdims=["state"])
-    return [*parts, labels.opts(text_color=GREY, text_font_size="11pt", text_font_style="bold")]
+    return [*parts, _labels(names or [(float(x.mean()), float(y.mean()), "")], dimensions)]
 
 
 def outlined_spans(
-    snapshot: RunSnapshot, axis: str, edges: np.ndarray, dimension: hv.Dimension, top: float
-) -> list[hv.Element]:
-    """Return the spans of the states over one collective variable, as high as ``top``."""
+    snapshot: RunSnapshot,
+    axis: str,
+    edges: NDArray[np.float64],
+    dimensions: tuple[hv.Dimension, hv.Dimension],
+    top: float,
+) -> tuple[list[hv.Area], hv.Labels]:
+    """Return the spans of the states over one collective variable, as high as ``top``, and their names."""
     x = np.linspace(edges[0], edges[-1], 4 * _MESH)
     masks = state_masks(snapshot.config.states, snapshot.cv_names, {axis: x})
-    parts = []
+    spans = []
     for state, colour in zip(snapshot.state_names, _colours(snapshot), strict=True):
         height = top * masks[state] if state in masks else np.zeros(len(x))
-        parts.append(hv.Area((x, height), dimension, f"in {state}").opts(color=colour, alpha=0.18, line_width=0))
-    return parts
+        spans.append(hv.Area((x, height), dimensions[0], f"in {state}").opts(color=colour, alpha=0.18, line_width=0))
+    middles = [(float(x[mask].mean()), 0.95 * top, state) for state, mask in masks.items() if mask.any()]
+    return spans, _labels(middles or [(float(x.mean()), 0.95 * top, "")], dimensions)
+
+
+def _labels(names: list[tuple[float, float, str]], dimensions: Sequence[hv.Dimension]) -> hv.Labels:
+    """Return names at their places, one at least: HoloViews cannot draw labels of nothing."""
+    return hv.Labels(names, kdims=list(dimensions), vdims=["state"]).opts(
+        text_color=GREY, text_font_size="11pt", text_font_style="bold"
+    )
 
 
 def draw_times(feed: Feed, snapshot: RunSnapshot) -> hv.Overlay:
@@ -281,6 +292,6 @@ def _inverse(units: Sequence[str]) -> str:
     return f"1/({'·'.join(known)})" if len(known) > 1 else f"1/{known[0]}" if known else "1"
 
 
-def _widened(edges: np.ndarray, around: bool) -> tuple[float, float]:
+def _widened(edges: NDArray[np.float64], around: bool) -> tuple[float, float]:
     margin = 0.0 if around else 0.2 * (edges[-1] - edges[0])
     return float(edges[0] - margin), float(edges[-1] + margin)

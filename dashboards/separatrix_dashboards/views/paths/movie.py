@@ -16,7 +16,7 @@ from separatrix_dashboards.theme import GREY, empty
 from separatrix_dashboards.viewer import MoleculeViewer
 from separatrix_dashboards.viewer.picture import ViewerError
 from separatrix_dashboards.views.base import Scope, card
-from separatrix_dashboards.views.committor_landscape import landscape_of
+from separatrix_dashboards.views.committor_landscape import PLANE, coordinate, landscape_of
 from separatrix_dashboards.views.paths.choice import ChosenPath, frame_time
 from separatrix_dashboards.views.paths.ensemble import outlined_states
 from separatrix_dashboards.views.paths.marks import Marks
@@ -28,7 +28,7 @@ _ENERGY_POINTS = 121
 _MOST_ENERGY = 12.0
 """Energies further above the minimum, kT, are not shaded."""
 
-_ENERGY_RAMP = tuple(f"{GREY}{alpha:02x}" for alpha in range(200, 0, -12))
+_ENERGY_RAMP = tuple(f"{GREY}{alpha:02x}" for alpha in range(120, 0, -6))
 
 
 class MoleculeMovie:
@@ -127,6 +127,7 @@ def draw_landscape(feed: Feed, snapshot: RunSnapshot) -> hv.Overlay:
         kdims=plane,
         vdims=[hv.Dimension("energy", unit="kT")],
     ).opts(cmap=list(_ENERGY_RAMP), clim=(0, _MOST_ENERGY), colorbar=True)
-    names = ("", "") if landscape.plane is None else [snapshot.cv_names[place] for place in landscape.plane]
+    places = {coordinate(feed, name): name for name in snapshot.cv_names}
+    names = [places.get(place, f"({axis})") for place, axis in zip(PLANE, "xy", strict=True)]
     states = outlined_states(snapshot, names, landscape.window, plane)
     return hv.Overlay([image, *states]).opts(show_legend=False)
