@@ -44,7 +44,7 @@ def test_equal_bins_hold_every_value(values, n_bins):
     assert (np.diff(edges) > 0).all()
     assert edges[0] <= values.min() + 1e-6
     assert edges[-1] >= values.max() - 1e-6
-    if np.ptp(values) > 1e-3 * np.abs(values).max():
+    if np.ptp(values) > max(1e-3 * np.abs(values).max(), 1e-12):  # less is rounding: they count as one value
         assert edges[-1] - edges[0] <= 1.4 * np.ptp(values)
 
 
@@ -54,7 +54,7 @@ def test_edges_stay_while_a_run_grows_a_little():
     assert bin_edges([0.12, 1.93], 40)[-1] > 1.9
 
 
-@pytest.mark.parametrize("few", [[], [3.0], [0.0, 0.0], [-1e-30], [np.nan]])
+@pytest.mark.parametrize("few", [[], [3.0], [0.0, 0.0], [-1e-30], [0.0, 1e-38], [np.nan]])
 def test_few_values_have_edges_too(few):
     edges = bin_edges(few, 10)
     assert (np.diff(edges) > 0).all()

@@ -61,7 +61,8 @@ def bin_edges(values: ArrayLike, n_bins: int, *, periodic: bool = False) -> Floa
     values : of one collective variable; what is not finite is left out
     periodic : whether they are angles, whose bins always span -180 to 180 degrees
 
-    Borders are round numbers, so that a growing run rarely moves them.
+    Borders are round numbers, so that a growing run rarely moves them. Values that differ by less than 1e-12, or by
+    less than a billionth of the largest, count as one, which gets bins around it.
 
     >>> bin_edges([0.1234, 4.321], 4).round(3).tolist()
     [0.0, 1.1, 2.2, 3.3, 4.4]
@@ -71,7 +72,7 @@ def bin_edges(values: ArrayLike, n_bins: int, *, periodic: bool = False) -> Floa
     known = np.asarray(values, dtype=float)
     known = known[np.isfinite(known)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    if high - low < 1e-9 * max(abs(low), abs(high), 1e-3):  # one value, up to rounding
+    if high - low < max(1e-9 * max(abs(low), abs(high)), 1e-12):  # one value, up to rounding
         margin = 0.05 * max(abs(low), 1e-3)
         low, high = low - margin, high + margin
     step = _round_step((high - low) / 10)
