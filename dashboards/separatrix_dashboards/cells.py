@@ -17,21 +17,25 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import panel as pn
 import param
 from bokeh.document import Document
-from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent, ModelChangedEvent
+from bokeh.document.events import (
+    DocumentChangedEvent,
+    DocumentPatchedEvent,
+    ModelChangedEvent,
+    RootAddedEvent,
+    RootRemovedEvent,
+)
 from bokeh.model import Model
 from bokeh.model.util import collect_models
 from bokeh.models import ImportedStyleSheet, InlineStyleSheet, UIElement
 from panel.custom import AnyWidgetComponent
 from panel.io.model import diff
-from panel.io.notebook import JupyterCommManagerBinary, replace_inline_css, send
+from panel.io.notebook import JupyterCommManagerBinary, block_comm, replace_inline_css, send
 from panel.io.state import state
 from panel.theme import Native
 from panel.viewable import Viewable
@@ -63,7 +67,6 @@ LOCK = threading.RLock()
 """Held by whoever changes what a cell shows, sends to its browser or takes its messages."""
 
 _asleep: list[Cell] = []
-_cells: WeakKeyDictionary[Document, Cell] = WeakKeyDictionary()
 
 
 class Pulse(AnyWidgetComponent):
@@ -171,28 +174,31 @@ class Cell(pn.Column):
 
     def _update(self, *functions: Callable[[], None]) -> None:
         """Run functions and send all that they change in one message."""
-        with _gathered():
+        with block_comm():
             for function in functions:
                 function()
             self._sent += 1
             self._pulse.sent = self._sent
         self._waits_since = time.monotonic()
+        for _, _, document, comm in tuple(state._views.values()):
+            if comm is not None and comm._comm is not None:
+                self._share_sheets(_changed_models(document))
+                _flush(document, comm)
 
     def _get_model(
         self, doc: Document, root: Model | None = None, parent: Model | None = None, comm: Any = None
     ) -> Model:
         model = super()._get_model(doc, root, parent, comm)
         if comm is not None:
-            _cells[doc] = self
-            doc.on_change(_keeper(doc, comm))
+            doc.on_change(_sender(doc, comm))
         return model
 
     def _preprocess(self, root: Model, changed: Any = None, old_models: Any = None) -> None:
         super()._preprocess(root, changed, old_models)
         if changed is None:
-            self.share_sheets(root.references())
+            self._share_sheets(root.references())
 
-    def share_sheets(self, models: Iterable[Any]) -> None:
+    def _share_sheets(self, models: Iterable[Any]) -> None:
         """Have elements name their style sheets, where Panel gives each a copy or sends for them to the internet."""
         for element in models:
             if isinstance(element, UIElement):
@@ -274,31 +280,6 @@ class Cell(pn.Column):
                 _asleep.remove(self)
 
 
-@contextmanager
-def _gathered() -> Iterator[None]:
-    """Send what changes in documents in one message each when this ends; to be used under the lock."""
-    outermost, state._hold = not state._hold, True
-    try:
-        yield
-    finally:
-        if outermost:
-            state._hold = False
-            for _, _, document, comm in tuple(state._views.values()):
-                if comm is not None and comm._comm is not None:
-                    _send_changes(document, comm)
-
-
-def _send_changes(document: Document, comm: Any) -> None:
-    """Send what changed in a document, but not back what its browser changed itself."""
-    cell = _cells.get(document)
-    if cell is not None:
-        cell.share_sheets(_changed_models(document))
-    events = [event for event in document.callbacks._held_events if getattr(event, "setter", None) != comm.id]
-    message = diff(document, binary=False, events=events)
-    if message is not None:
-        send(comm, message)
-
-
 def _changed_models(document: Document) -> list[Model]:
     """Return the models that came to a document, or changed their looks, since its browser was last told."""
     changes = [event for event in document.callbacks._held_events if isinstance(event, ModelChangedEvent)]
@@ -306,12 +287,28 @@ def _changed_models(document: Document) -> list[Model]:
     return [*collect_models(*(change.new for change in changes if change.attr != "data")), *looks]
 
 
-def _keeper(document: Document, comm: Any) -> Callable[[DocumentChangedEvent], None]:
-    """Return what keeps the changes that were made while a message was taken in; Panel drops them after it."""
+def _flush(document: Document, comm: Any) -> None:
+    """Send what changed in a document, but not back what its browser changed itself."""
+    events = [event for event in document.callbacks._held_events if _is_news(event, comm)]
+    message = diff(document, binary=False, events=events)
+    if message is not None:
+        send(comm, message)
+
+
+def _is_news(event: DocumentChangedEvent, comm: Any) -> bool:
+    """Return whether a browser does not know of a change; the roots are in its cell already."""
+    about_roots = isinstance(event, RootAddedEvent | RootRemovedEvent)
+    return isinstance(event, DocumentPatchedEvent) and not about_roots and event.setter != comm.id
+
+
+def _sender(document: Document, comm: Any) -> Callable[[DocumentChangedEvent], None]:
+    """Return what sends changes of Bokeh models made while a message is taken in; Panel knows of its own alone."""
 
     def changed(event: DocumentChangedEvent) -> None:
-        if isinstance(event, DocumentPatchedEvent) and event.setter != comm.id:
-            document.callbacks._held_events.append(event)
+        if comm._comm is not None and _is_news(event, comm):
+            message = diff(document, binary=False, events=[event])
+            if message is not None:
+                send(comm, message)
 
     return changed
 
@@ -329,8 +326,7 @@ class OrderedComm(JupyterCommManagerBinary.client_comm):
             data.pop("comm_id", None)
             reply = {"msg_type": "Ready", "content": ""}
             try:
-                with _gathered():
-                    self._on_msg(data)
+                self._on_msg(data)
             except Exception as error:  # noqa: BLE001 - the browser is told, and the next message may be a good one
                 _LOG.exception("a message of the browser could not be taken")
                 reply = {"msg_type": "Error", "traceback": str(error)}
