@@ -136,17 +136,12 @@ class Feed:
         self.name = name or self.path.name
         self.lock = threading.RLock()
         self._pool = pool
-        self._session: Any = None
         self._log: tuple[tuple[int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1), ())
         self._reports: OrderedDict[int, Mapping[str, Any]] = OrderedDict()
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
         self._computing: dict[Hashable, threading.Lock] = {}
         self._mark: Hashable = self._glance()
         self.snapshot = self._look(0)
-
-    def attach(self, session: Any) -> None:
-        """Take the live status from a session of this process: notebooks have no pool."""
-        self._session = session
 
     def refresh(self) -> bool:
         """Look at the run; return whether a new snapshot was made."""
@@ -192,8 +187,6 @@ class Feed:
             return value
 
     def _live_session(self) -> Any:
-        if self._session is not None:
-            return self._session
         return None if self._pool is None else self._pool.session(self.path)
 
     def _glance(self) -> Hashable:

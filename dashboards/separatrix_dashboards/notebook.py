@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import panel as pn
 from IPython import get_ipython
@@ -120,6 +121,22 @@ class Shown(Viewer):
         pn.config.inline = True
 
 
+class SessionFeed(Feed):
+    """The run of a session of this kernel, which tells how it stands before that is on the disk.
+
+    Parameters
+    ----------
+    session : made or opened in the notebook
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._own = session
+        super().__init__(session.path)
+
+    def _live_session(self) -> Session | None:
+        return self._own if self._own.running else None
+
+
 class Controls:
     """The controls of a session of this kernel, as the head of a run's page uses those of a server's sessions.
 
@@ -158,12 +175,18 @@ def _hub() -> Hub:
     return Hub()
 
 
+_session_feeds: WeakValueDictionary[Session, SessionFeed] = WeakValueDictionary()
+"""One for all cells that show a session, as long as there are any."""
+
+
 def _feed(run: Session | Path | str) -> Feed:
     if isinstance(run, Session):
-        feed = _hub().feed(run.path)
-        feed.attach(run)
-        feed.refresh()
-        return feed
-    if isinstance(run, str | Path):
-        return _hub().feed(run)
-    raise ConfigError(f"expected a Session or the folder of a run, got {type(run).__name__}")
+        feed: Feed | None = _session_feeds.get(run)
+        if feed is None:
+            feed = _session_feeds[run] = SessionFeed(run)
+    elif isinstance(run, str | Path):
+        feed = _hub().feed(run)
+    else:
+        raise ConfigError(f"expected a Session or the folder of a run, got {type(run).__name__}")
+    _hub().look(feed)
+    return feed

@@ -127,6 +127,11 @@ class Session:
         """An immutable picture of the run, as fresh as can be had."""
         return self._loop.status if self._loop is not None else self.reader.status()
 
+    @property
+    def running(self) -> bool:
+        """Whether it samples in the background now, or is paused in it."""
+        return not self._ended.is_set()
+
     def run(
         self, steps: int | None = None, *, workers: int | None = None, platform: str = "auto", progress: bool = True
     ) -> Status:
@@ -156,7 +161,7 @@ class Session:
                 self.wait()
         except KeyboardInterrupt:
             self._control.stop()
-            while not self._ended.is_set():
+            while self.running:
                 with contextlib.suppress(KeyboardInterrupt):  # the impatient get their commit, too
                     self._ended.wait()
             raise
@@ -170,7 +175,7 @@ class Session:
         SeparatrixError
             If the session is running already, or another process writes this run.
         """
-        if not self._ended.is_set():
+        if self.running:
             raise SeparatrixError(f"{self.path} is running already; pause or stop it first")
         if steps is not None and steps < 0:
             raise ConfigError(f"steps: expected 0 or more, got {steps}")

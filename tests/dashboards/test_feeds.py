@@ -12,6 +12,7 @@ import pytest
 from separatrix import Session
 from separatrix.errors import SeparatrixError
 from separatrix_dashboards.feeds import Failure, Feed, Hub, Query, UnreadableRun, Watcher
+from separatrix_dashboards.notebook import SessionFeed
 
 
 class Listener(Watcher):
@@ -62,14 +63,16 @@ def test_snapshots_follow_a_run_that_is_sampled(tmp_path):
 
 def test_a_live_session_tells_more_than_the_disk(tmp_path):
     session = Session.create(tmp_path / "run", {"system": {"kind": "hummer-szabo"}})
-    feed = Feed(session.path)
-    feed.attach(session)
+    feed = SessionFeed(session)
     session.start(400, workers=0, platform="Reference")
     try:
         wait_until(lambda: feed.refresh() and feed.snapshot.status.steps > 0)
         assert feed.snapshot.owned
     finally:
         session.stop()
+    assert feed.refresh()  # the disk tells the rest, and what another process adds to it
+    assert not feed.snapshot.owned
+    assert feed.snapshot.status == session.reader.status()
 
 
 def test_results_are_computed_once_for_all_and_anew_only_when_what_they_depend_on_changes(landscape_run, hub):
