@@ -239,6 +239,29 @@ def test_new_runs_appear_removed_ones_go_and_only_changed_cards_are_sent(workspa
     assert {card.label for card in gallery._grid} == {"one", "broken"}
 
 
+def test_a_run_that_comes_back_gets_a_card_of_its_own(workspace, landscape_run, molecule_run):
+    (workspace.folder / "run" / "run.zarr").mkdir(parents=True)
+    gallery = Gallery(seen(workspace), Role.OPERATOR)
+    (broken,) = gallery._grid
+    assert not broken.selectable
+    assert broken.picture == unknown_picture()
+    shutil.rmtree(workspace.folder / "run")
+    shutil.copytree(landscape_run, workspace.folder / "run")
+    seen(workspace)
+    gallery.refresh()
+    (mended,) = gallery._grid
+    assert mended.selectable
+    assert mended.picture == catalogue_picture("hummer-szabo")
+    workspace.hub._feeds.clear()  # as after a scan that found it gone
+    shutil.rmtree(workspace.folder / "run")
+    shutil.copytree(molecule_run, workspace.folder / "run")
+    seen(workspace)
+    gallery.refresh()
+    (other,) = gallery._grid
+    assert other.picture == catalogue_picture("alanine-dipeptide")
+    assert "Alanine dipeptide" in other.content
+
+
 def test_runs_that_are_chosen_can_be_compared(workspace, landscape_run, uniform_run):
     shutil.copytree(landscape_run, workspace.folder / "a run")
     shutil.copytree(uniform_run, workspace.folder / "b")

@@ -43,24 +43,24 @@ _EVERY_STATE: Final = "every state"
 _CARD_CSS = """
 :host { display: flex; align-self: stretch !important; height: auto !important; }
 .run-card { display: flex; }
-.card { position: relative; width: 100%; box-sizing: border-box; border: 1px solid var(--sx-line); border-radius: 12px;
-  background: var(--sx-paper); transition: border-color 0.15s, box-shadow 0.15s; }
+.card { position: relative; display: flex; width: 100%; box-sizing: border-box; border: 1px solid var(--sx-line);
+  border-radius: 12px; background: var(--sx-paper); transition: border-color 0.15s, box-shadow 0.15s; }
 .card:hover, .card:focus-within { border-color: var(--sx-accent); box-shadow: 0 2px 12px rgb(0 0 0 / 10%); }
 .card.selected { border-color: var(--sx-accent); box-shadow: inset 0 0 0 1px var(--sx-accent); }
-a { display: grid; grid-template-columns: 116px minmax(0, 1fr); grid-template-rows: auto 1fr; gap: 12px 14px;
-  padding: 14px; height: 100%; box-sizing: border-box; color: inherit; text-decoration: none; border-radius: 12px; }
+a { position: relative; display: flex; flex: 1 1 auto; min-width: 0; padding: 14px; box-sizing: border-box;
+  color: inherit; text-decoration: none; border-radius: 12px; }
 a:focus-visible { outline: 2px solid var(--sx-accent); outline-offset: 2px; }
-.picture { height: 80px; border-radius: 8px; overflow: hidden; background: var(--sx-faint); }
+.picture { position: absolute; left: 14px; top: 14px; width: 116px; height: 80px; border-radius: 8px; overflow: hidden; background: var(--sx-faint); }
 .picture svg { width: 100%; height: 100%; display: block; }
-.content { display: contents; }
-.head { min-width: 0; display: flex; flex-direction: column; gap: 3px; }
+.content { display: flex; flex-direction: column; flex: 1 1 auto; gap: 12px; min-width: 0; }
+.head { margin-left: 130px; min-height: 80px; min-width: 0; display: flex; flex-direction: column; gap: 3px; }
 .name { font-size: 16px; font-weight: 650; }
 .name, .system, .about { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .system, .age, .about { color: var(--sx-dim); font-size: 12.5px; }
 .progress { display: flex; align-items: center; justify-content: space-between; gap: 8px; margin-top: auto; }
 .progress .sx-chip { margin-left: -2px; min-width: 0; overflow: hidden; text-overflow: ellipsis; }
 .sx-bar { flex: none; height: 6px; margin-top: 3px; }
-.body { grid-column: 1 / -1; display: flex; flex-direction: column; gap: 10px; min-width: 0; }
+.body { display: flex; flex: 1 1 auto; flex-direction: column; gap: 10px; min-width: 0; }
 .numbers { display: flex; justify-content: space-between; gap: 18px; align-items: flex-end; }
 .sx-number { font-size: 17px; }
 .learning { text-align: right; flex: 1 1 auto; min-width: 0; max-width: 236px; }
@@ -255,12 +255,17 @@ class Gallery:
             sizing_mode="stretch_width",
             margin=(10, 0, 0, 0),
         )
-        return pn.Column(
-            self._summary, bar, self._nothing, self._grid, self._more, sizing_mode="stretch_width", margin=(8, 4)
-        )
+        parts = (self._summary, bar, self._nothing, self._grid, self._more)
+        return pn.Column(*parts, sizing_mode="stretch_width", margin=(8, 4), styles={"flex": "none"})
 
 
-_GRID = {"display": "grid", "grid-template-columns": "repeat(auto-fill, minmax(min(100%, 390px), 1fr))", "gap": "14px"}
+_GRID = {
+    "display": "grid",
+    "grid-template-columns": "repeat(auto-fill, minmax(min(100%, 390px), 1fr))",
+    "grid-auto-rows": "max-content",  # a page that is too short scrolls, and does not squeeze the cards
+    "flex": "none",
+    "gap": "14px",
+}
 
 
 def home_page(workspace: Workspace, role: Role) -> pmui.Page:

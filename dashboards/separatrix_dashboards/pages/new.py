@@ -299,7 +299,8 @@ class NewSession:
         layout = {"stylesheets": [_COLUMNS], "margin": (14, 0, 0, 0), "sizing_mode": "stretch_width"}
         columns = pn.Column(self._place, side, **layout)
         heading = html('<div class="sx-card-title" style="font-size:17px;margin-bottom:8px">Choose a system</div>')
-        return pn.Column(heading, self.system, self._own, columns, sizing_mode="stretch_width", margin=(10, 4))
+        parts = (heading, self.system, self._own, columns)
+        return pn.Column(*parts, sizing_mode="stretch_width", margin=(10, 4), styles={"flex": "none"})
 
 
 _COLUMNS = """
