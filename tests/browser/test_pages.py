@@ -69,7 +69,9 @@ def test_every_tab_shows_a_finished_run(page, server, screenshots, run):
 
 def test_a_session_is_made_started_paused_resumed_and_stopped(page, server, screenshots):
     page.goto(f"{server.url}/new")
+    expect(page.get_by_label("Solvent")).to_be_visible(timeout=PATIENCE)
     page.get_by_text("Hummer-Szabo double well").first.click(timeout=PATIENCE)
+    expect(page.get_by_label("Solvent")).to_have_count(0, timeout=PATIENCE)
     page.get_by_label("Name of the run").fill("mine")
     page.get_by_label("Monte Carlo steps").first.fill("100000")
     page.get_by_label("Monte Carlo steps").first.press("Tab")
@@ -85,6 +87,7 @@ def test_a_session_is_made_started_paused_resumed_and_stopped(page, server, scre
     held = steps(page)
     page.wait_for_timeout(1500)
     assert steps(page) == held
+    expect(page.get_by_text("100,000").first).to_be_visible()
     page.get_by_role("button", name="Resume").click()
     wait_for_steps(page, held)
     page.get_by_role("button", name="Stop").click()

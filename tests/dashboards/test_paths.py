@@ -10,9 +10,10 @@ from dataclasses import replace
 import holoviews as hv
 import mdtraj
 import numpy as np
+import panel as pn
 import pytest
 from bokeh.events import Tap
-from bokeh.models import ColorBar
+from bokeh.models import ColorBar, Image
 
 from separatrix import Session, preparing
 from separatrix.estimates import transition_times
@@ -430,16 +431,16 @@ def test_axes_can_be_chosen(molecule_run, show):
     assert wanted == [("paths", "density", ("psi",))]
 
 
-def test_the_colour_bar_follows_the_density(molecule_run, show):
-    _, panel = show(molecule_run)
+def test_the_colour_bar_follows_the_density_while_it_streams(molecule_run, show):
+    view, panel = show(molecule_run)
     settled(lambda: "drawing" not in texts(panel))
-    bars = [
-        bar
-        for pane in panel.select(lambda each: hasattr(each, "object"))
-        if hasattr(pane.object, "select") and not isinstance(pane.object, str)
-        for bar in pane.object.select({"type": ColorBar})
-    ]
-    assert [(bar.color_mapper.low, bar.color_mapper.high) for bar in bars] == [(0, None)]
+    query, apply = view.scope._wanted["paths", "density", view._density.axes]
+    for _ in range(2):
+        figures = [pane.object for pane in panel.select(pn.pane.Bokeh) if pane.object.select({"type": ColorBar})]
+        assert len(figures) == 1
+        mappers = [part.color_mapper for kind in (ColorBar, Image) for part in figures[0].select({"type": kind})]
+        assert {(mapper.low, mapper.high) for mapper in mappers} == {(0, None)}
+        apply(query.compute(view.feed, view.feed.snapshot))
 
 
 def test_results_of_paths_left_behind_are_let_go(landscape_run, show, hub):

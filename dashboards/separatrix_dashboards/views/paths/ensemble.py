@@ -8,7 +8,7 @@ from typing import Any, Final
 import holoviews as hv
 import numpy as np
 import panel as pn
-from bokeh.models import ColorBar, Plot, PrintfTickFormatter
+from bokeh.models import ColorBar, Image, LinearColorMapper, Plot, PrintfTickFormatter
 from contourpy import contour_generator
 from numpy.typing import NDArray
 
@@ -88,9 +88,12 @@ class Density:
         self._query = query
 
     def _mark(self, figure: Plot) -> None:
+        # Up to the greatest density of the moment. HoloViews sets the limits of its own mapper again with new data.
+        mapper = LinearColorMapper(palette=list(RAMP), low=0, high=None, nan_color="rgba(0, 0, 0, 0)")
+        for image in figure.select({"type": Image}):
+            image.color_mapper = mapper
         for bar in figure.select({"type": ColorBar}):
-            bar.color_mapper.update(low=0, high=None)  # up to the greatest density of the moment
-            bar.formatter = PrintfTickFormatter(format="%.2g")
+            bar.update(color_mapper=mapper, formatter=PrintfTickFormatter(format="%.2g"))
         self._marks.draw_course(figure)
 
     def count(self, paths: AcceptedPaths) -> None:
