@@ -40,7 +40,8 @@ from panel.io.state import state
 from panel.theme import Native
 from panel.viewable import Viewable
 
-from separatrix_dashboards.feeds import Feed, Hub
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Hub
 from separatrix_dashboards.views.base import Watch
 
 _LOG = logging.getLogger(__name__)

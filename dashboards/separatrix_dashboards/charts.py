@@ -13,14 +13,19 @@ from typing import Any
 
 import holoviews as hv
 import holoviews.plotting.bokeh
+import numpy as np
 import panel as pn
 from bokeh.models import ColumnDataSource, DataRange1d, Plot
 
-from separatrix_dashboards.feeds import Failure, Feed, Query, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import empty
 from separatrix_dashboards.words import escaped
 
 Element = hv.Element | hv.Overlay
+_FEW = 64
+"""Numbers of a column that go into the text of a message."""
+
 Columns = tuple[Mapping[str, Any], ...]
 """The columns of every leaf of an element, in order."""
 
@@ -146,5 +151,11 @@ def _columns(plot: Any, element: Element) -> Columns:
         data, _, style = leaf.get_data(part, {}, style)
         data = dict(data)
         leaf._apply_transforms(part, data, {}, style)  # noqa: SLF001 - adds the columns of colours and sizes given by data
-        result.append(data)
+        result.append({name: _light(column) for name, column in data.items()})
     return tuple(result)
+
+
+def _light(column: Any) -> Any:
+    """Return a column as it is sent at the least cost: a buffer costs as much as some hundred numbers in the text."""
+    few = isinstance(column, np.ndarray) and column.dtype.kind in "fi" and column.ndim == 1 and len(column) <= _FEW
+    return column.tolist() if few else column

@@ -1,15 +1,11 @@
-"""Runs as pages see them: immutable snapshots, followed by cursor and published by one thread for all documents."""
+"""Runs as pages see them: immutable snapshots, followed by cursor."""
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.config import RunConfig
-from separatrix.errors import SeparatrixError
 from separatrix.reader import Reader
 from separatrix.records import Status
 from separatrix.store import RESULTS, is_locked
@@ -27,15 +22,6 @@ if TYPE_CHECKING:
     from separatrix_dashboards.sessions import SessionPool
 
 _T = TypeVar("_T")
-_LOG = logging.getLogger(__name__)
-
-INTERVAL = 0.4
-"""Seconds between looks at the runs that are watched; a commit takes at most a second to come."""
-
-_SCAN_SECONDS = 2.0
-_DEPTH = 3
-"""Levels of folders below the server's own in which runs are looked for."""
-
 _CACHED = 32
 
 
@@ -85,34 +71,6 @@ class RunSnapshot:
     def model_version(self) -> int:
         """Newest stored model, 0 for none."""
         return max(self.reports, default=0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnreadableRun:
-    """A folder that holds a run which cannot be read, and why."""
-
-    path: Path
-    name: str
-    error: str
-    modified: float
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Query:
-    """Something to compute of a run for whoever watches it: once for all documents, in no document's thread.
-
-    Attributes
-    ----------
-    key : equal keys share one result
-    compute : takes the feed and a snapshot; pure but for ``feed.cached``, ``feed.model`` and ``feed.positions``
-    depends : what of a snapshot the result depends on; computed anew only when it changes
-    slow : whether it takes longer than some 30 ms; then nothing waits for it, not even the first paint
-    """
-
-    key: Hashable
-    compute: Callable[[Feed, RunSnapshot], Any]
-    depends: Callable[[RunSnapshot], Hashable] = field(default=lambda snapshot: snapshot.revision)
-    slow: bool = False
 
 
 class Feed:
@@ -218,7 +176,7 @@ class Feed:
             frames=_Frames(self, n_shots),
             reports=_Reports(self, versions),
             events=events,
-            modified=_modified(self.path),
+            modified=modified(self.path),
             state_names=reader.state_names,
             cv_names=columns.names,
             cv_units=columns.units,
@@ -298,309 +256,9 @@ def _stamp(file: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _modified(path: Path) -> float:
+def modified(path: Path) -> float:
+    """Return the time of the last commit of a run, seconds since 1970; 0 when there is none."""
     try:
         return (path / "run.zarr" / "zarr.json").stat().st_mtime
     except OSError:
         return 0.0
-
-
-class Hub:
-    """All runs below a folder, watched by one thread.
-
-    Parameters
-    ----------
-    folder : where runs are looked for; None in a notebook, where feeds are asked for by path
-    pool : the server's sessions
-    interval : seconds between looks
-    """
-
-    def __init__(self, folder: Path | None = None, pool: SessionPool | None = None, interval: float = INTERVAL) -> None:
-        self.folder = None if folder is None else Path(folder).absolute()
-        self.pool = pool
-        self._interval = interval
-        self._lock = threading.RLock()
-        self._feeds: dict[Path, Feed] = {}
-        self._unreadable: dict[Path, UnreadableRun] = {}
-        self._watches: dict[Feed, list[Watcher]] = {}
-        self._galleries: list[Callable[[], None]] = []
-        self._results: dict[tuple[Feed, Hashable], tuple[Hashable, Any]] = {}
-        self._running: set[tuple[Feed, Hashable]] = set()
-        self._slow = ThreadPoolExecutor(2, thread_name_prefix="slow queries")
-        self._wake, self._closed = threading.Event(), False
-        self._scanned = -_SCAN_SECONDS
-        self._shown: Hashable = None
-        self._thread = threading.Thread(target=self._work, name="hub", daemon=True)
-        self._thread.start()
-
-    # -- runs ------------------------------------------------------------------------------------------------------
-
-    def feed(self, path: Path | str) -> Feed:
-        """Return the feed of a run: a folder, or a name below the hub's folder.
-
-        Raises
-        ------
-        SeparatrixError
-            If there is no run, or it cannot be read.
-        """
-        folder = self.absolute(path)
-        with self._lock:
-            if folder not in self._feeds:
-                self._feeds[folder] = Feed(folder, self._name(folder), self.pool)
-            return self._feeds[folder]
-
-    def absolute(self, path: Path | str) -> Path:
-        """Return the folder of a run; names that lead out of the hub's folder are refused.
-
-        Raises
-        ------
-        SeparatrixError
-            If the path leaves the hub's folder.
-        """
-        if self.folder is None:
-            return Path(path).absolute()
-        folder = Path(os.path.normpath(self.folder / path))
-        if not folder.is_relative_to(self.folder) or not folder.resolve().is_relative_to(self.folder.resolve()):
-            raise SeparatrixError(f"expected a run below {self.folder}, got {str(path)!r}")
-        return folder
-
-    def runs(self) -> tuple[RunSnapshot | UnreadableRun, ...]:
-        """Return every run below the folder as last seen, the readable ones first in the order of their names."""
-        if time.monotonic() - self._scanned > _SCAN_SECONDS:
-            self._scan()
-        with self._lock:
-            known = sorted((feed.snapshot for feed in self._feeds.values()), key=lambda run: run.name)
-            return (*known, *sorted(self._unreadable.values(), key=lambda run: run.name))
-
-    def refresh(self) -> None:
-        """Have the hub look again right now: something was just started, paused or stopped."""
-        self._wake.set()
-
-    def look(self, feed: Feed) -> None:
-        """Look at one run in this thread: a page is being opened, and others may watch the run already."""
-        if feed.refresh():
-            self._publish(feed)
-
-    def watch_runs(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call ``changed`` in the hub's thread when any run changed; return what ends that."""
-        with self._lock:
-            self._galleries.append(changed)
-        self._wake.set()
-
-        def end() -> None:
-            with self._lock:
-                if changed in self._galleries:
-                    self._galleries.remove(changed)
-
-        return end
-
-    # -- watching --------------------------------------------------------------------------------------------------
-
-    def add(self, watcher: Watcher) -> None:
-        """Begin to publish a feed to a watcher."""
-        with self._lock:
-            self._watches.setdefault(watcher.feed, []).append(watcher)
-
-    def remove(self, watcher: Watcher) -> None:
-        """End it."""
-        with self._lock:
-            watchers = self._watches.get(watcher.feed, [])
-            if watcher in watchers:
-                watchers.remove(watcher)
-            if not watchers:
-                self._watches.pop(watcher.feed, None)
-                for key in [key for key in self._results if key[0] is watcher.feed]:
-                    del self._results[key]
-
-    def forget(self, feed: Feed, key: Hashable) -> None:
-        """Let go of a result that no part of any page wants any more; positions of paths are large."""
-        with self._lock:
-            if not any(watcher.wants(key) for watcher in self._watches.get(feed, ())):
-                self._results.pop((feed, key), None)
-
-    @property
-    def n_watchers(self) -> int:
-        """Number of documents that are being published to."""
-        with self._lock:
-            return sum(map(len, self._watches.values()))
-
-    def result(self, feed: Feed, query: Query) -> tuple[bool, Any]:
-        """Return (whether it is there, the result) of a query; a slow one that is not there is begun."""
-        snapshot = feed.snapshot
-        mark = query.depends(snapshot)
-        place = feed, query.key
-        with self._lock:
-            if place in self._results and self._results[place][0] == mark:
-                return True, self._results[place][1]
-        if query.slow:
-            self._begin(feed, query, snapshot, mark)
-            return False, None
-        return True, self._compute(feed, query, snapshot, mark)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._closed = True
-        self._wake.set()
-        self._thread.join(timeout=10)
-        self._slow.shutdown(wait=False, cancel_futures=True)
-
-    # -- the thread ------------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        while not self._closed:
-            begun = time.monotonic()
-            try:
-                self._round()
-            except Exception:  # noqa: BLE001 - the next round may go well again
-                _LOG.exception("looking at the runs failed; it is tried again")
-            # With many watchers the rounds leave half of the time to others.
-            spent = time.monotonic() - begun
-            self._wake.wait(max(self._interval, spent))
-            self._wake.clear()
-
-    def _round(self) -> None:
-        with self._lock:
-            galleries = list(self._galleries)
-            feeds = list(self._feeds.values()) if galleries else list(self._watches)
-        if galleries and time.monotonic() - self._scanned > _SCAN_SECONDS:
-            self._scan()
-        changed = [feed for feed in feeds if self._refreshed(feed)]
-        for feed in changed:
-            self._publish(feed)
-        with self._lock:
-            found = frozenset(self._feeds), frozenset(self._unreadable.values())
-        if galleries and (changed or found != self._shown):
-            self._shown = found
-            for gallery in galleries:
-                gallery()
-
-    def _refreshed(self, feed: Feed) -> bool:
-        try:
-            return feed.refresh()
-        except (SeparatrixError, OSError) as error:
-            self._forget(feed, str(error))
-            return True
-
-    def _forget(self, feed: Feed, error: str) -> None:
-        """Take a run that was removed or damaged out of the gallery; its open pages keep what they show."""
-        with self._lock:
-            self._feeds.pop(feed.path, None)
-            if feed.path.exists():
-                self._unreadable[feed.path] = _unreadable(feed.path, feed.name, error)
-
-    def _publish(self, feed: Feed) -> None:
-        with self._lock:
-            watchers = list(self._watches.get(feed, ()))
-        queries = {query.key: query for watcher in watchers for query in watcher.queries()}
-        fresh: dict[Hashable, Any] = {}
-        snapshot = feed.snapshot
-        for key, query in queries.items():
-            mark = query.depends(snapshot)
-            with self._lock:
-                known = self._results.get((feed, key))
-            if known is not None and known[0] == mark:
-                continue
-            if query.slow:
-                self._begin(feed, query, snapshot, mark)
-            else:
-                fresh[key] = self._compute(feed, query, snapshot, mark)
-        for watcher in watchers:
-            watcher.deliver(fresh)
-
-    def _begin(self, feed: Feed, query: Query, snapshot: RunSnapshot, mark: Hashable) -> None:
-        place = feed, query.key
-        with self._lock:
-            if place in self._running or self._closed:
-                return
-            self._running.add(place)
-
-        def work() -> None:
-            try:
-                value = self._compute(feed, query, snapshot, mark)
-            finally:
-                with self._lock:
-                    self._running.discard(place)
-                    watchers = list(self._watches.get(feed, ()))
-            for watcher in watchers:
-                watcher.deliver({query.key: value})
-            self.forget(feed, query.key)  # something else may have been chosen meanwhile
-
-        self._slow.submit(work)
-
-    def _compute(self, feed: Feed, query: Query, snapshot: RunSnapshot, mark: Hashable) -> Any:
-        try:
-            value = query.compute(feed, snapshot)
-        except Exception as error:  # noqa: BLE001 - shown in the place of the result
-            if not isinstance(error, SeparatrixError):
-                _LOG.exception("%s of %s", query.key, feed.name)
-            value = Failure(message=str(error) or type(error).__name__)
-        with self._lock:
-            self._results[feed, query.key] = mark, value
-        return value
-
-    def _scan(self) -> None:
-        self._scanned = time.monotonic()
-        if self.folder is None:
-            return
-        found = set(_run_folders(self.folder, _DEPTH))
-        with self._lock:
-            for path in set(self._feeds) - found:
-                if not (path / "run.zarr").exists():
-                    self._feeds.pop(path)
-            for path in set(self._unreadable) - found:
-                self._unreadable.pop(path)
-            new = [path for path in sorted(found) if path not in self._feeds]
-        for path in new:
-            try:
-                self.feed(path)
-            except (SeparatrixError, OSError) as error:
-                self._unreadable[path] = _unreadable(path, self._name(path), str(error))
-            else:
-                self._unreadable.pop(path, None)
-
-    def _name(self, path: Path) -> str:
-        if self.folder is not None and path.is_relative_to(self.folder):
-            return path.relative_to(self.folder).as_posix()
-        return path.name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """What stands in for a result that could not be computed."""
-
-    message: str
-
-
-class Watcher:
-    """What the hub asks of whoever watches a feed; `separatrix_dashboards.views.base.Watch` is the one there is."""
-
-    feed: Feed
-
-    def queries(self) -> tuple[Query, ...]:
-        """Return what is wanted now."""
-        raise NotImplementedError
-
-    def wants(self, key: Hashable) -> bool:
-        """Return whether a result is wanted, now or later."""
-        return any(query.key == key for query in self.queries())
-
-    def deliver(self, results: Mapping[Hashable, Any]) -> None:
-        """Take fresh results, in the hub's thread; an empty mapping tells that only the snapshot changed."""
-        raise NotImplementedError
-
-
-def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield folders that hold a run; a run is not looked into, hidden folders and links that leave are left out."""
-    try:
-        entries = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] not in "._"]
-    except OSError:
-        return
-    for entry in entries:
-        if (entry / "run.zarr").is_dir():
-            yield entry
-        elif depth > 1 and not entry.is_symlink():
-            yield from _run_folders(entry, depth - 1)
-
-
-def _unreadable(path: Path, name: str, error: str) -> UnreadableRun:
-    return UnreadableRun(path=path, name=name, error=error, modified=_modified(path))

@@ -19,7 +19,8 @@ from separatrix.errors import ConfigError
 from separatrix.session import Session
 from separatrix_dashboards.access import Role
 from separatrix_dashboards.cells import LOCK, Cell, take_messages_in_order
-from separatrix_dashboards.feeds import Feed, Hub
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Hub
 from separatrix_dashboards.pages.head import Head
 from separatrix_dashboards.pages.run import tabs
 from separatrix_dashboards.views.base import Watch, watch_page

@@ -199,7 +199,7 @@ def _address_errors(options: Options) -> Iterator[None]:
 
 def make_workspace(options: Options, users: Users | None) -> Workspace:
     """Return the folder with the hub that watches it and the pool of its sessions."""
-    from separatrix_dashboards.feeds import Hub  # noqa: PLC0415
+    from separatrix_dashboards.hub import Hub  # noqa: PLC0415
     from separatrix_dashboards.sessions import SessionPool  # noqa: PLC0415
     from separatrix_dashboards.workspace import Workspace  # noqa: PLC0415
 
@@ -225,6 +225,7 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
     from panel.io.server import get_server  # noqa: PLC0415
     from tornado.web import OutputTransform  # noqa: PLC0415
 
+    settings.simple_ids = True  # said once: Bokeh else looks into the environment for every array it sends
     settings.resources = "server"  # whatever the environment says: no page may ask another host for anything
     framers = " ".join(["'self'", *(urlsplit(origin).netloc or origin for origin in options.origins)])
     headers = {

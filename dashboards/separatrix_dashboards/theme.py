@@ -77,9 +77,17 @@ CSS: Final = (files("separatrix_dashboards") / "style.css").read_text(encoding="
 """Style sheet of the panes; shadow roots take no other."""
 
 
-def html(text: str, **options: Any) -> pn.pane.HTML:
+class Html(pn.pane.HTML):
+    """A pane whose new text is all that is sent when it changes; Panel goes through its whole look each time."""
+
+    def _update(self, ref: str, model: Any) -> None:
+        del ref
+        model.text = self._transform_object(self.object)["object"]
+
+
+def html(text: str, **options: Any) -> Html:
     """Return a pane with HTML in the house style; ``text`` is escaped where it comes from outside."""
-    return pn.pane.HTML(text, **({"sizing_mode": "stretch_width", "margin": 0, "stylesheets": [CSS]} | options))
+    return Html(text, **({"sizing_mode": "stretch_width", "margin": 0, "stylesheets": [CSS]} | options))
 
 
 def empty(text: str) -> pn.pane.HTML:

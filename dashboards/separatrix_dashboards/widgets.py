@@ -62,12 +62,9 @@ def checkbox(label: str, value: bool = False, **more: Any) -> pn.widgets.Checkbo
     return pn.widgets.Checkbox(label=label, value=value, **{**_COMMON, **more})
 
 
-def slider(label: str, options: Sequence[Any], value: Any = None, **more: Any) -> pn.widgets.DiscreteSlider:
-    """Return a slider over values in order."""
-    known = list(options)
-    return pn.widgets.DiscreteSlider(
-        label=label, options=known, value=known[-1] if value is None else value, **{**_COMMON, **more}
-    )
+def slider(label: str, **more: Any) -> pn.widgets.IntSlider:
+    """Return a slider over positions; one over values is built anew by Panel whenever there is another value."""
+    return pn.widgets.IntSlider(label=label, start=0, end=1, value=0, **{**_COMMON, **more})
 
 
 def download(label: str, content: Callable[[], Any], filename: str, **more: Any) -> pn.widgets.FileDownload:

@@ -10,7 +10,7 @@ from separatrix_dashboards.access import Role
 
 if TYPE_CHECKING:
     from separatrix_dashboards.access import Users
-    from separatrix_dashboards.feeds import Hub
+    from separatrix_dashboards.hub import Hub
     from separatrix_dashboards.sessions import SessionPool
 
 

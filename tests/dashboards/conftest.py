@@ -9,7 +9,8 @@ import pytest
 from separatrix import Session, preparing
 from separatrix.errors import EngineError
 from separatrix.store import Store
-from separatrix_dashboards.feeds import Feed, Hub
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Hub
 
 HOLE = "4*((x^2 - 1)^2 + (x - y)^2) + 2*z^2 + 1e-6*sqrt(1.0 - (x - y))"
 """The Hummer-Szabo double well with a region where the energy is not a number: shots that enter it fail."""

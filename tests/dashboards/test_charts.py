@@ -8,7 +8,7 @@ import pytest
 from bokeh.models import DataRange1d, Range1d
 
 from separatrix_dashboards.charts import Chart, Drawing, leaves
-from separatrix_dashboards.feeds import Failure
+from separatrix_dashboards.hub import Failure
 
 hv.extension("bokeh")
 

@@ -16,7 +16,8 @@ from separatrix.rows import are_transitions
 from separatrix.systems import build_system
 from separatrix.units import thermal_energy
 from separatrix_dashboards.charts import Chart, Drawing
-from separatrix_dashboards.feeds import Feed, Hub
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Hub
 from separatrix_dashboards.views import committor_map as maps
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.committor import (
@@ -496,7 +497,7 @@ def test_the_view_shows_every_run(any_run, viewed):
     assert view.chart.figure is not None
     model = view.feed.snapshot.model_version
     assert ("No model" in view.message.object) == (model == 0)
-    assert view.versions.disabled == (len(view.feed.snapshot.reports) < 2)
+    assert view.place.disabled == (len(view.feed.snapshot.reports) < 2)
     assert ("Model" in view.learned_from.object) == (model > 0)
     assert view.least.visible == (model > 0 and "phi" in view.feed.snapshot.cv_names)
 
@@ -546,7 +547,7 @@ def test_the_versions_are_played_from_the_first_to_the_newest(molecule_run, view
     view = viewed(molecule_run)
     versions = sorted(view.feed.snapshot.reports)
     assert view.choice.version is None
-    assert view.versions.value == versions[-1]
+    assert view.known[view.place.value] == versions[-1]
     monkeypatch.setattr("panel.state.add_periodic_callback", lambda callback, period: Timer())
     view._toggle()
     assert view.play.label == "Pause"
@@ -582,14 +583,14 @@ def test_playing_waits_for_the_map_and_can_be_paused(molecule_run, viewed, monke
 def test_the_slider_follows_the_newest_model_until_another_is_chosen(landscape_run, viewed, tmp_path):
     path = shutil.copytree(landscape_run, tmp_path / "run")
     view = viewed(path)
-    newest = view.versions.options[-1]
+    newest = view.known[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparing, "_MEASURE_SECONDS", 0.05)
         Session.open(path).run(320, workers=0, platform="Reference", progress=False)
-    until(lambda: view.versions.options[-1] > newest)
-    assert view.versions.value == view.versions.options[-1]
+    until(lambda: view.known[-1] > newest)
+    assert view.place.value == len(view.known) - 1
     assert view.choice.version is None
-    until(lambda: view._shown.numbers.version == view.versions.value)
-    view.versions.value = newest
+    until(lambda: view._shown.numbers.version == view.known[-1])
+    view.place.value = view.known.index(newest)
     view._choose()
     until(lambda: view._shown.numbers.version == newest)

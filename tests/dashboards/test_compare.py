@@ -19,7 +19,8 @@ from separatrix.errors import SeparatrixError
 from separatrix.estimates import Estimate, pooled, transition_times, transition_yield
 from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Chart
-from separatrix_dashboards.feeds import Feed, Hub
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Hub
 from separatrix_dashboards.pages import compare as page
 from separatrix_dashboards.pages.cards import compare_address
 from separatrix_dashboards.pages.compare import ComparePage, names_in

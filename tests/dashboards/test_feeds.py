@@ -11,7 +11,8 @@ import pytest
 
 from separatrix import Session
 from separatrix.errors import SeparatrixError
-from separatrix_dashboards.feeds import Failure, Feed, Hub, Query, UnreadableRun, Watcher
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Failure, Hub, Query, UnreadableRun, Watcher
 from separatrix_dashboards.notebook import SessionFeed
 
 

@@ -20,7 +20,8 @@ from separatrix.errors import ConfigError
 from separatrix.records import RunState
 from separatrix.systems import CATALOGUE, resolve
 from separatrix_dashboards.access import Role
-from separatrix_dashboards.feeds import Feed, Hub, UnreadableRun
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Hub, UnreadableRun
 from separatrix_dashboards.pages.cards import CardFacts, age_words, card_facts, card_html, run_address
 from separatrix_dashboards.pages.home import Gallery, RunCard, choose, home_page
 from separatrix_dashboards.pages.new import (

@@ -17,7 +17,8 @@ from separatrix.estimates import expected_transitions, perfect_yield
 from separatrix.records import Reason
 from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Chart, Drawing, leaves
-from separatrix_dashboards.feeds import Failure, Feed, Hub
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Failure, Hub
 from separatrix_dashboards.views import live
 from separatrix_dashboards.views import live_figures as figures
 from separatrix_dashboards.views.base import Watch

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import holoviews as hv
+import panel as pn
 import pytest
 
 from separatrix.store import write_result
@@ -15,6 +17,7 @@ from separatrix_dashboards.sessions import SessionPool
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.log import LogView, events_html, failures_html
 from separatrix_dashboards.views.mechanism import MechanismView
+from separatrix_dashboards.views.registry import VIEWS
 from separatrix_dashboards.views.validation import ValidationView
 
 HOSTILE = "<script>alert(1)</script>"
@@ -118,3 +121,18 @@ def test_a_part_out_of_sight_computes_nothing(running_run, hub):
     scope.active = True
     assert len(watch.queries()) == 1
     assert calls == [1]
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_documents_share_results_but_no_model(view, molecule_run, hub):
+    watches = [watched(hub, molecule_run) for _ in range(2)]
+    panels = [view(watch.scope()).__panel__() for watch in watches]
+    end = time.monotonic() + 60
+    while any(">drawing<" in texts(panel) for panel in panels):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    pages = [{model for pane in panel.select(pn.pane.Bokeh) for model in pane.object.references()} for panel in panels]
+    assert bool(pages[0]) == bool(pages[1]) == (view.id in ("live", "committor", "paths"))
+    assert not pages[0] & pages[1]
+    for watch in watches:
+        watch.close()

@@ -19,7 +19,8 @@ from separatrix import Session, preparing
 from separatrix.estimates import transition_times
 from separatrix.records import RunState
 from separatrix_dashboards.charts import Chart, Drawing, leaves
-from separatrix_dashboards.feeds import Feed, Query
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.hub import Query
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.paths import PathsView
 from separatrix_dashboards.views.paths import view as paths_view

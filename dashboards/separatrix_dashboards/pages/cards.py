@@ -15,7 +15,8 @@ from separatrix.progress import activity
 from separatrix.records import RunState
 from separatrix.rows import are_transitions
 from separatrix.systems import KINDS
-from separatrix_dashboards.feeds import RunSnapshot, UnreadableRun
+from separatrix_dashboards.feeds import RunSnapshot
+from separatrix_dashboards.hub import UnreadableRun
 from separatrix_dashboards.theme import STATE_CHIPS
 from separatrix_dashboards.words import ago, escaped, with_error
 

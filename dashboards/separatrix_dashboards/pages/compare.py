@@ -11,7 +11,8 @@ import panel_material_ui as pmui
 
 from separatrix.errors import SeparatrixError
 from separatrix_dashboards.charts import Chart, Drawing
-from separatrix_dashboards.feeds import Failure, Feed, Hub, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Failure, Hub
 from separatrix_dashboards.pages.cards import compare_address
 from separatrix_dashboards.pages.shell import shell
 from separatrix_dashboards.theme import empty, html

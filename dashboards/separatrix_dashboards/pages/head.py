@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import panel as pn
@@ -148,8 +149,9 @@ def progress_html(snapshot: RunSnapshot, seconds_left: float | None) -> str:
     )
 
 
+@lru_cache(maxsize=4)
 def facts_html(snapshot: RunSnapshot) -> str:
-    """Return the numbers that matter, as HTML."""
+    """Return the numbers that matter, as HTML: written once for all documents."""
     return f'<div class="sx-facts">{"".join(fact(*each) for each in facts(snapshot))}</div>'
 
 

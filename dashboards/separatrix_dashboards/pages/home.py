@@ -14,7 +14,8 @@ from panel.custom import JSComponent
 
 from separatrix.errors import SeparatrixError
 from separatrix_dashboards.access import Role
-from separatrix_dashboards.feeds import RunSnapshot, UnreadableRun
+from separatrix_dashboards.feeds import RunSnapshot
+from separatrix_dashboards.hub import UnreadableRun
 from separatrix_dashboards.pages.cards import (
     LIVE,
     UNREADABLE,
@@ -50,7 +51,8 @@ _CARD_CSS = """
 a { position: relative; display: flex; flex: 1 1 auto; min-width: 0; padding: 14px; box-sizing: border-box;
   color: inherit; text-decoration: none; border-radius: 12px; }
 a:focus-visible { outline: 2px solid var(--sx-accent); outline-offset: 2px; }
-.picture { position: absolute; left: 14px; top: 14px; width: 116px; height: 80px; border-radius: 8px; overflow: hidden; background: var(--sx-faint); }
+.picture { position: absolute; left: 14px; top: 14px; width: 116px; height: 80px; border-radius: 8px; overflow: hidden;
+  background: var(--sx-faint); }
 .picture svg { width: 100%; height: 100%; display: block; }
 .content { display: flex; flex-direction: column; flex: 1 1 auto; gap: 12px; min-width: 0; }
 .head { margin-left: 130px; min-height: 80px; min-width: 0; display: flex; flex-direction: column; gap: 3px; }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.util import edit_readonly
 
 from separatrix_dashboards.theme import CSS, THEME_CONFIG, html
 from separatrix_dashboards.words import escaped
@@ -36,7 +37,7 @@ def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = 
     head : stays in sight while the rest scrolls
     """
     content = [] if head is None else [_sticky(head)]
-    return pmui.Page(
+    page = pmui.Page(
         title="Separatrix",
         meta_title=f"{title} · Separatrix" if title else "Separatrix",
         header=[_bar(workspace, role, title)],
@@ -44,9 +45,12 @@ def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = 
         main_width=1560,
         sidebar_variant="temporary",
         theme_config=THEME_CONFIG,
-        busy_indicator="linear",
+        busy_indicator=None,
         stylesheets=[CSS],
     )
+    with edit_readonly(page):
+        page.busy = pn.rx(False)  # else the server's own state, which all pages share, keeps every page for ever
+    return page
 
 
 def _bar(workspace: Workspace, role: Role, title: str) -> pn.pane.HTML:

@@ -12,7 +12,8 @@ from panel.io.state import set_curdoc
 from panel.viewable import Viewable
 
 from separatrix_dashboards.charts import Chart, drawn
-from separatrix_dashboards.feeds import Feed, Hub, Query, RunSnapshot, Watcher
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Hub, Query, Watcher
 from separatrix_dashboards.theme import CSS, html
 from separatrix_dashboards.words import escaped
 
@@ -58,7 +59,7 @@ class Scope:
             apply(self.feed.snapshot)
 
     def add(self, query: Query, apply: Callable[[Any], None], *, replacing: Query | None = None) -> None:
-        """Call ``apply`` in the document with every new result of a query, a `feeds.Failure` when there is none.
+        """Call ``apply`` in the document with every new result of a query, a `hub.Failure` when there is none.
 
         Parameters
         ----------

@@ -16,7 +16,8 @@ from separatrix.estimates import Deviation
 from separatrix.records import RunState
 from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Chart, Drawing, Element
-from separatrix_dashboards.feeds import Failure, Feed, Query, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import GREEN, GREY, empty, html
 from separatrix_dashboards.views.base import Scope, View, card
 from separatrix_dashboards.views.committor_figure import (
@@ -138,7 +139,7 @@ class CommittorView(View):
         )
         self.scope.follow(self._follow)
         self._look()
-        versions = pn.Row(self.play, self.versions, self.learned_from, sizing_mode="stretch_width")
+        versions = pn.Row(self.play, self.place, self.learned_from, sizing_mode="stretch_width")
         two = len(self.feed.snapshot.state_names) == 2
         return pn.Row(
             card(
@@ -179,13 +180,14 @@ class CommittorView(View):
         on_grid = "exact" in self._layers().values()
         self.least = integer("least frames per cell", 1, least=1, width=130, visible=not on_grid)
         self.play = button("Play", lambda event: self._toggle(), width=76, align="center")
-        self.versions = slider("", [0], 0, show_value=False, sizing_mode="stretch_width", disabled=True, align="center")
+        self.known = [0]
+        self.place = slider("", show_value=False, sizing_mode="stretch_width", disabled=True, align="center")
         self.x.param.watch(lambda event: self._choose(self.y, event), "value")
         self.y.param.watch(lambda event: self._choose(self.x, event), "value")
         for widget in (self.layer, self.state, self.least):
             widget.param.watch(lambda event: self._choose(), "value")
         self.overlays.param.watch(lambda event: self._show_overlays(), "value")
-        self.versions.param.watch(lambda event: self._choose(), "value_throttled")
+        self.place.param.watch(lambda event: self._choose(), "value_throttled")
 
     def _controls(self) -> pn.FlexBox:
         return pn.FlexBox(
@@ -209,7 +211,7 @@ class CommittorView(View):
         if other is not None and other.value == event.new and self.choice.y is not None:
             other.value = event.old
             return
-        version = self.versions.value
+        version = self.known[self.place.value]
         self.choice = replace(
             self.choice,
             x=self.x.value,
@@ -217,7 +219,7 @@ class CommittorView(View):
             layer=self.layer.value,
             state=self.state.value,
             least=max(self.least.value or 1, 1),
-            version=None if version == self.versions.options[-1] else version,
+            version=None if version == self.known[-1] else version,
         )
         layers = self._layers()
         if layers != self.layer.options:
@@ -290,19 +292,20 @@ class CommittorView(View):
 
     def _follow(self, snapshot: RunSnapshot) -> None:
         """Let the slider reach to the newest model, and stay there when it is there."""
-        versions = sorted(snapshot.reports) or [0]
-        if versions == self.versions.options:
+        known = sorted(snapshot.reports) or [0]
+        if known == self.known:
             return
-        chosen = self.choice.version
-        self.versions.param.update(options=versions, value=versions[-1] if chosen is None else chosen)
-        self.versions.disabled = self.play.disabled = len(versions) < 2
+        self.known = known
+        chosen = known[-1] if self.choice.version is None else self.choice.version
+        self.place.param.update(end=max(1, len(known) - 1), value=known.index(chosen))
+        self.place.disabled = self.play.disabled = len(known) < 2
 
     def _toggle(self) -> None:
         """Begin to play the versions, from the first one when the newest is shown, or stop."""
         if self._timer is not None:
             self._stop()
             return
-        if self.versions.value == self.versions.options[-1]:
+        if self.place.value == len(self.known) - 1:
             self._go_to(0)
         self.play.label = "Pause"
         self._timer = pn.state.add_periodic_callback(self._advance, period=int(1000 * PLAY_SECONDS))
@@ -311,14 +314,12 @@ class CommittorView(View):
         """Show the next version, once the one before is seen."""
         if self._waiting:
             return
-        versions = self.versions.options
-        self._go_to(versions.index(self.versions.value) + 1)
-        if self.versions.value == versions[-1]:
+        self._go_to(self.place.value + 1)
+        if self.place.value == len(self.known) - 1:
             self._stop()
 
     def _go_to(self, index: int) -> None:
-        versions = self.versions.options
-        self.versions.value = versions[min(index, len(versions) - 1)]
+        self.place.value = min(index, len(self.known) - 1)
         self._choose()
 
     def _stop(self) -> None:

@@ -154,7 +154,7 @@ def _image(
         cmap=cmap,
         clim=clim,
         colorbar=True,
-        colorbar_opts={"ticker": FixedTicker(ticks=list(np.linspace(*clim, 5))), "width": 14},
+        colorbar_opts={"width": 14},
         tools=["hover"],
         hover_tooltips=tips,
         show_legend=False,
@@ -260,7 +260,9 @@ def finish(figure: Plot, *, on_map: bool) -> None:
             tool.filters = {"@image": CustomJS(code=_ONLY_NUMBERS)}
     if on_map:
         for bar in figure.select(ColorBar):
-            bar.title = None  # it stands in the key: Bokeh writes it upright into the map
+            ends = bar.color_mapper.low, bar.color_mapper.high
+            # No title, it stands in the key: Bokeh writes it upright into the map.
+            bar.update(title=None, ticker=FixedTicker(ticks=np.linspace(*ends, 5).tolist()))
         # The image alone sets the ranges, without a margin.
         figure.x_range = DataRange1d(range_padding=0, renderers=renderers[:1])
         figure.y_range = DataRange1d(range_padding=0, renderers=renderers[:1])

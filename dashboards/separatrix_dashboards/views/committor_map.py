@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from separatrix.committor import Committor, probabilities
 from separatrix.estimates import (
     BinnedMean,
     Deviation,
@@ -36,13 +35,15 @@ from separatrix_dashboards.views.committor_landscape import (
     landscape_of,
     sees_others,
 )
+from separatrix_dashboards.views.committor_prediction import predicted, predictions_on_frames
 
 Array = NDArray[Any]
 
-LAYERS: Final = ("learned", "exact", "difference", "spread")
-
 MOST_FRAMES: Final = 200_000
 """The conditional mean, and the path density, are taken over this many of the newest frames."""
+
+LAYERS: Final = ("learned", "exact", "difference", "spread")
+
 
 MOST_SHOTS: Final = 500
 """Shooting points shown, the newest."""
@@ -237,7 +238,7 @@ def committor_map(feed: Feed, snapshot: RunSnapshot, choice: Choice) -> Committo
     # An older model is shown with the shots it had seen.
     n_shots = int(report["n_shots"]) if choice.version else snapshot.n_shots
     axes = tuple(_axis(feed, snapshot, name, choice) for name in choice.names)
-    frames = _predictions_on_frames(feed, snapshot, version, choice.state) if version else None
+    frames = predictions_on_frames(feed, snapshot, version, choice.state, MOST_FRAMES) if version else None
     count = binned_mean(*_over(snapshot, axes, None)).count
     exact, problem = exact_on(feed, axes)
     masks = state_masks(snapshot.config.states, snapshot.cv_names, {axis.name: axis.fine for axis in axes})
@@ -281,7 +282,7 @@ def _prediction(
         return Prediction(p=unknown, smooth=unknown, within=unknown, spread=unknown)
     features = features_on(feed, axes)
     if features is not None:
-        p, spread = (array.reshape(shape) for array in _predicted(feed.model(version), features, choice.state))
+        p, spread = (array.reshape(shape) for array in predicted(feed.model(version), features, choice.state))
         return Prediction(p=p, smooth=p, within=unknown, spread=spread, on_grid=True)
     means: BinnedMean = binned_mean(*_over(snapshot, axes, frames[0]))
     shown = means.count >= max(choice.least, 1)
@@ -297,24 +298,6 @@ def _over(snapshot: RunSnapshot, axes: Sequence[Axis], values: Array | None) -> 
     """Return the newest frames, values and edges as `binned_mean` wants them."""
     place = snapshot.frames["cvs"][-MOST_FRAMES:][:, [axis.column for axis in axes]]
     return place, np.zeros(len(place)) if values is None else values, [axis.edges for axis in axes]
-
-
-def _predictions_on_frames(feed: Feed, snapshot: RunSnapshot, version: int, state: int) -> tuple[Array, Array]:
-    """Return p of a state and its spread on the newest frames, (n,) each."""
-    features = snapshot.frames["features"]
-
-    def compute() -> tuple[Array, Array]:
-        return _predicted(feed.model(version), features[-MOST_FRAMES:], state)
-
-    return feed.cached(("committor of frames", version, state, len(features)), compute)
-
-
-def _predicted(model: Committor, features: Array, state: int) -> tuple[Array, Array]:
-    """Return p of a state from the mean logits, and the standard deviation of p over the members, (n,) each."""
-    logits = model.member_logits(features)
-    p = probabilities(logits.mean(axis=0))[:, state]
-    members = np.stack([probabilities(member)[:, state] for member in logits])
-    return p.astype(np.float32), members.std(axis=0).astype(np.float32)
 
 
 def _numbers(

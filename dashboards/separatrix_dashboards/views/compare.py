@@ -31,7 +31,8 @@ from separatrix.estimates import (
 )
 from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Drawing
-from separatrix_dashboards.feeds import Feed, Query, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Query
 from separatrix_dashboards.theme import BLUE, GREY, SERIES, STATE_CHIPS
 from separatrix_dashboards.views.base import fact
 from separatrix_dashboards.views.live_figures import Latest, ideal_yield, is_reference, newest_calibration, overlay

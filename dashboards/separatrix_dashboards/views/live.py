@@ -13,7 +13,8 @@ from scipy import special
 
 from separatrix.records import NO_STATE, Reason
 from separatrix_dashboards.charts import Chart
-from separatrix_dashboards.feeds import Failure, Feed, Hub, Query, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Failure, Hub, Query
 from separatrix_dashboards.theme import STATE_COLOURS, empty, html
 from separatrix_dashboards.views.base import View, card
 from separatrix_dashboards.views.live_figures import (

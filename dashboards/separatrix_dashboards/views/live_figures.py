@@ -24,7 +24,8 @@ from separatrix.estimates import (
 )
 from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Element
-from separatrix_dashboards.feeds import Feed, Hub, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Hub
 from separatrix_dashboards.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 WINDOW = 100

@@ -9,7 +9,8 @@ import holoviews as hv
 import panel as pn
 
 from separatrix_dashboards.charts import Chart, Drawing
-from separatrix_dashboards.feeds import Failure, Query, RunSnapshot
+from separatrix_dashboards.feeds import RunSnapshot
+from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import BLUE, empty, html
 from separatrix_dashboards.views.base import View, card
 from separatrix_dashboards.words import escaped, with_error

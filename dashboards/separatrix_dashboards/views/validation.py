@@ -10,7 +10,8 @@ import numpy as np
 import panel as pn
 
 from separatrix_dashboards.charts import Chart, Drawing
-from separatrix_dashboards.feeds import Failure, Query, RunSnapshot
+from separatrix_dashboards.feeds import RunSnapshot
+from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import BLUE, GREY, empty, html
 from separatrix_dashboards.views.base import View, card, fact
 from separatrix_dashboards.words import escaped, with_error

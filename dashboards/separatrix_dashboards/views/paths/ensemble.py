@@ -22,7 +22,8 @@ from separatrix.estimates import (
     transition_times,
 )
 from separatrix_dashboards.charts import Chart, drawn
-from separatrix_dashboards.feeds import Feed, Query, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Query
 from separatrix_dashboards.theme import BLUE, GREY, PURPLE, STATE_COLOURS, html
 from separatrix_dashboards.views.base import Scope, card
 from separatrix_dashboards.views.paths.choice import AcceptedPaths, counted, frame_time, multiplicities, pace

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from separatrix.estimates import path_tree
 from separatrix_dashboards.charts import Chart, Drawing
-from separatrix_dashboards.feeds import Failure, Feed, Query, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import GREY, STATE_COLOURS
 from separatrix_dashboards.views.base import Scope, card
 from separatrix_dashboards.views.paths.choice import Choice, frame_time

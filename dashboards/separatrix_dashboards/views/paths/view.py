@@ -14,7 +14,8 @@ import panel as pn
 
 from separatrix.records import RunState
 from separatrix_dashboards.charts import Drawing
-from separatrix_dashboards.feeds import Failure, Feed, Query, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import empty, html
 from separatrix_dashboards.views.base import View, fact
 from separatrix_dashboards.views.paths.choice import (

@@ -1,0 +1,57 @@
+"""What models say of sampled frames, computed once for each frame."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from separatrix.committor import Committor, probabilities
+from separatrix_dashboards.feeds import Feed, RunSnapshot
+
+Array = NDArray[Any]
+
+
+class FramePredictions:
+    """What one model says of the frames of a run, in their order; frames that came since are added."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._end = 0
+        self._p = self._spread = np.empty(0, np.float32)
+
+    def newest(self, model: Committor, features: Array, state: int, most: int) -> tuple[Array, Array]:
+        """Return p of a state and its spread on the newest of all frames, (n,) each.
+
+        Parameters
+        ----------
+        features : (m, d) of all frames of the run
+        most : frames that are looked at, always the same
+        """
+        with self._lock:
+            if len(features) < self._end:  # an older snapshot
+                return predicted(model, features[-most:], state)
+            first = max(self._end, len(features) - most)
+            p, spread = predicted(model, features[first:], state)
+            self._p = np.concatenate([self._p, p])[-most:]
+            self._spread = np.concatenate([self._spread, spread])[-most:]
+            self._end = len(features)
+            return self._p, self._spread
+
+
+def predictions_on_frames(
+    feed: Feed, snapshot: RunSnapshot, version: int, state: int, most: int
+) -> tuple[Array, Array]:
+    """Return p of a state and its spread on the newest frames, (n,) each."""
+    known: FramePredictions = feed.cached(("committor of frames", version, state), FramePredictions)
+    return known.newest(feed.model(version), snapshot.frames["features"], state, most)
+
+
+def predicted(model: Committor, features: Array, state: int) -> tuple[Array, Array]:
+    """Return p of a state from the mean logits, and the standard deviation of p over the members, (n,) each."""
+    logits = model.member_logits(features)
+    p = probabilities(logits.mean(axis=0))[:, state]
+    members = np.stack([probabilities(member)[:, state] for member in logits])
+    return p.astype(np.float32), members.std(axis=0).astype(np.float32)
