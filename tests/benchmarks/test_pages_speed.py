@@ -1,27 +1,23 @@
 """The pages under load: processor time of updates, delay from commit to client, clicks, and what closed pages leave.
 
-Clients speak the protocol of Bokeh's websocket as a browser does, in this process; the server is a process of its own,
-and so is who samples where that matters. Prints; asserts no times.
+Clients run in this process, the server in one of its own, and so does who samples where that matters. Prints; asserts
+no times.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager
-from itertools import count
 
 import numpy as np
 import psutil
 import pytest
-from tornado.httpclient import HTTPRequest
-from tornado.websocket import websocket_connect
+from tests.page_client import Page
 
 from separatrix import Session
 from separatrix.reader import Reader
@@ -32,8 +28,8 @@ COMMAND = [sys.executable, "-c", "from separatrix.cli import main; main()"]
 CLIENTS = 20
 SECONDS = 20.0
 PAGES = 200
+WARM = 20
 CLICKS = 30
-LARGEST = 2**28
 
 
 class Server:
@@ -88,97 +84,6 @@ def wait_for_steps(folder, steps):
         time.sleep(0.5)
 
 
-class Page:
-    """A page that is open, as far as its server can tell."""
-
-    def __init__(self, server, address):
-        self.server, self.address = server, address
-        self.steps, self.state = 0, ""
-        self.contents, self.changed = {}, asyncio.Event()
-        self._numbers = count()
-
-    async def __aenter__(self):
-        html = await asyncio.to_thread(self._fetch)
-        token = re.search(r'"token":"([^"]+)"', html)[1]
-        path = "/".join(filter(None, [self.server.url.replace("http", "ws"), self.address.partition("?")[0], "ws"]))
-        request = HTTPRequest(path)
-        self._socket = await websocket_connect(
-            request, subprotocols=["bokeh", token], max_message_size=LARGEST, ping_interval=None
-        )
-        self._greeted, self._pulled = asyncio.Event(), asyncio.Event()
-        self._listener = asyncio.create_task(self._listen())
-        await self._greeted.wait()
-        await self._send("PULL-DOC-REQ", {})
-        await self._pulled.wait()
-        await self._tell("document_ready", {})
-        return self
-
-    async def __aexit__(self, *_):
-        self._socket.close()
-        await self._listener
-
-    def _fetch(self):
-        with urllib.request.urlopen(f"{self.server.url}/{self.address}") as answer:  # noqa: S310
-            return answer.read().decode()
-
-    async def _send(self, kind, content):
-        header = {"msgid": str(next(self._numbers)), "msgtype": kind}
-        for part in (header, {}, content):
-            await self._socket.write_message(json.dumps(part))
-
-    async def _listen(self):
-        while part := await self._socket.read_message():
-            header = json.loads(part)
-            _, content, *buffers = [
-                await self._socket.read_message() for _ in range(2 + 2 * header.get("num_buffers", 0))
-            ]
-            if content is None or None in buffers:  # closed while it was being sent
-                return
-            if header["msgtype"] == "ACK":
-                self._greeted.set()
-            if header["msgtype"] == "PULL-DOC-REPLY":
-                self.contents = json.loads(content)
-                self._pulled.set()
-            self._note(content)
-
-    def _note(self, content):
-        steps = re.findall(r'data-steps=\\?(?:"|&quot;)(\d+)', content)
-        states = re.findall(r'data-state=\\?(?:"|&quot;)\w+\\?(?:"|&quot;)>([^<&]+)', content)
-        if steps:
-            self.steps = int(steps[-1])
-        if states:
-            self.state = states[-1]
-        if steps or states:
-            self.changed.set()
-
-    async def until(self, condition):
-        """Wait for a message after which something holds."""
-        while not condition():
-            self.changed.clear()
-            await asyncio.wait_for(self.changed.wait(), 60)
-
-    async def click(self, label):
-        """Press a button."""
-        await self._tell("button_click", {"model": {"id": self._button(label)}})
-
-    async def _tell(self, name, values):
-        event = {"type": "event", "name": name, "values": {"type": "map", "entries": list(values.items())}}
-        message = {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event}
-        await self._send("PATCH-DOC", {"events": [message]})
-
-    def _button(self, label):
-        parts = [self.contents]
-        while parts:
-            part = parts.pop()
-            if isinstance(part, dict):
-                if part.get("attributes", {}).get("label") == label and part.get("name", "").endswith("Button"):
-                    return part["id"]
-                parts.extend(part.values())
-            elif isinstance(part, list):
-                parts.extend(part)
-        raise LookupError(label)
-
-
 async def share_of_core(server, seconds=SECONDS):
     before = server.seconds
     await asyncio.sleep(seconds)
@@ -203,7 +108,7 @@ def test_many_clients_watch_a_run(tmp_path, tab):
     async def measure(server):
         alone = await share_of_core(server, 5.0)
         for n_clients in (1, CLIENTS):
-            pages = await entered([Page(server, f"run?name=ala&tab={tab}") for _ in range(n_clients)])
+            pages = await entered([Page(server.url, f"run?name=ala&tab={tab}") for _ in range(n_clients)])
             await asyncio.sleep(8.0)
             begun = min(page.steps for page in pages)
             watched = await share_of_core(server)
@@ -220,7 +125,7 @@ def test_from_a_commit_to_a_client(tmp_path):
     async def measure(server):
         begun = time.perf_counter()
         reader, delays = Reader(tmp_path / "ala"), []
-        async with Page(server, "run?name=ala") as page:
+        async with Page(server.url, "run?name=ala") as page:
             opening = time.perf_counter() - begun
             file = tmp_path / "ala" / "run.zarr" / "zarr.json"
             known = file.stat().st_mtime_ns
@@ -242,35 +147,40 @@ def test_clicks_are_answered_while_a_session_trains(tmp_path):
     async def measure(server):
         wait_for_steps(tmp_path / "alanine-dipeptide", 200)
         alone = await share_of_core(server)
-        pages = await entered([Page(server, "run?name=alanine-dipeptide") for _ in range(CLIENTS)])
+        pages = await entered([Page(server.url, "run?name=alanine-dipeptide") for _ in range(CLIENTS)])
         await asyncio.sleep(8.0)
-        watched, clicker, delays = await share_of_core(server), pages[0], []
+        watched, clicker, answers, delays = await share_of_core(server), pages[0], [], []
         for _ in range(CLICKS):
-            before = clicker.state
+            before, answered = clicker.state, clicker.answers
             begun = time.perf_counter()
             await clicker.click("Pause")
+            await clicker.until(lambda: clicker.answers > answered)  # noqa: B023 - awaited at once
+            answers.append(time.perf_counter() - begun)
             await clicker.until(lambda: clicker.state != before)  # noqa: B023 - awaited at once
             delays.append(time.perf_counter() - begun)
             await asyncio.sleep(2.0)
         await left(pages)
         print(f"\na session of the server: {alone:.1%} of a core, with {CLIENTS} clients {watched:.1%}")
-        print(f"a click on Pause or Resume is answered in {spread(delays)}")
+        print(f"a click on Pause or Resume is answered in {spread(answers)}; the run follows in {spread(delays)}")
 
     with serving(tmp_path, "--start", "alanine-dipeptide", "--max-workers", "1") as server:
         asyncio.run(measure(server))
 
 
-@pytest.mark.parametrize("address", ["", "run?name=run", "new", "compare"])
+@pytest.mark.parametrize("address", ["", "run?name=run"])
 def test_closed_pages_leave_nothing(tmp_path, address):
     async def measure(server):
         memory = []
-        for page in range(PAGES + 1):
-            if page % 50 == 0:
+        for page in range(PAGES + WARM + 1):
+            if page in (WARM, WARM + PAGES // 2, WARM + PAGES):
                 await asyncio.sleep(40.0)  # pages that are gone are given up after some 30 s
                 memory.append(server.memory)
-            async with Page(server, address):
+            async with Page(server.url, address):
                 pass
-        print(f"\nmemory of the server before and after every 50 pages of /{address}, MiB:", *map(round, memory))
+        print(
+            f"\nmemory of the server after {WARM}, {PAGES // 2} and {PAGES // 2} more pages of /{address}, MiB:",
+            *memory,
+        )
 
     config = {"system": {"kind": "hummer-szabo"}}
     Session.create(tmp_path / "run", config).run(200, workers=0, platform="Reference", progress=False)

@@ -99,6 +99,7 @@ class Head:
         self._target.disabled = self._workers.disabled = busy or queued or elsewhere
 
     def _on_start(self, _: Any) -> None:
+        self._start.disabled = True  # seen at once; what comes of it, when it comes
         self._do(lambda pool: pool.start(self._scope.feed.path, **self._wanted(), role=self._role()))
 
     def _wanted(self) -> dict[str, int]:
@@ -107,9 +108,11 @@ class Head:
     def _on_pause(self, _: Any) -> None:
         path = self._scope.feed.path
         paused = self._scope.feed.snapshot.status.state == RunState.PAUSED
+        self._pause.disabled = True
         self._do(lambda pool: (pool.resume if paused else pool.pause)(path, role=self._role()))
 
     def _on_stop(self, _: Any) -> None:
+        self._stop.disabled = True
         self._do(lambda pool: pool.stop(self._scope.feed.path, role=self._role()))
 
     def _do(self, control: Callable[[SessionPool], None]) -> None:
@@ -117,6 +120,7 @@ class Head:
             if self._pool is not None:
                 control(self._pool)
         except SeparatrixError as error:
+            self._enable(self._scope.feed.snapshot)
             self._problem.object = f'<div class="sx-problem">{escaped(error)}</div>'
         self._refresh()
 

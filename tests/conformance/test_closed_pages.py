@@ -1,0 +1,74 @@
+"""Pages that were closed leave nothing in the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tests.page_client import Page
+
+from separatrix import Session
+
+PATIENCE = 90.0
+
+# A server that counts what it holds when it is asked.
+COUNTING = """
+import gc, json, sys, threading
+from bokeh.document import Document
+from separatrix.cli import main
+from separatrix_dashboards.hub import Hub
+def count():
+    for _ in sys.stdin:
+        for _ in range(3):
+            gc.collect()
+        held = gc.get_objects()
+        hubs = [each for each in held if type(each) is Hub]
+        documents = sum(type(each) is Document for each in held)
+        watching = sum(hub.n_watchers + len(hub._galleries) for hub in hubs)
+        print(json.dumps({"documents": documents, "watching": watching}), flush=True)
+threading.Thread(target=count, daemon=True).start()
+main()
+"""
+
+
+@pytest.fixture
+def counted(tmp_path):
+    """Return the address of a server over a run, and a function that returns what it holds."""
+    config = {"system": {"kind": "hummer-szabo"}}
+    Session.create(tmp_path / "run", config).run(30, workers=0, platform="Reference", progress=False)
+    command = [sys.executable, "-c", COUNTING, "serve", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        url = re.search(r"http://\S+:\d+", process.stdout.readline())[0]
+
+        def count():
+            process.stdin.write("\n")
+            return json.loads(process.stdout.readline())
+
+        yield url, count
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.slow  # a page that is gone is given up after half a minute
+@pytest.mark.parametrize("address", ["", "new", "run?name=run", "run?name=run&tab=committor", "compare?runs=run"])
+def test_closed_pages_leave_nothing(counted, address):
+    url, count = counted
+
+    async def visit(times):
+        for _ in range(times):
+            async with Page(url, address):
+                await asyncio.sleep(0.5)
+
+    before = count()
+    asyncio.run(visit(4))
+    assert count()["documents"] > before["documents"]
+    end = time.monotonic() + PATIENCE
+    while (held := count()) != before:
+        assert time.monotonic() < end, held
+        time.sleep(2)

@@ -1,0 +1,112 @@
+"""A client of the pages without a browser: it speaks the protocol of Bokeh's websocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import urllib.request
+from itertools import count
+
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
+
+LARGEST = 2**28
+
+
+class Page:
+    """A page that is open, as far as its server can tell.
+
+    Attributes
+    ----------
+    steps, state : what its head tells
+    answers : messages in which a control was taken out of or into use, as a click is answered at once
+    """
+
+    def __init__(self, url, address):
+        self.url, self.address = url, address
+        self.steps, self.state, self.answers = 0, "", 0
+        self.contents, self.changed = {}, asyncio.Event()
+        self._numbers = count()
+
+    async def __aenter__(self):
+        html = await asyncio.to_thread(self._fetch)
+        token = re.search(r'"token":"([^"]+)"', html)[1]
+        path = "/".join(filter(None, [self.url.replace("http", "ws"), self.address.partition("?")[0], "ws"]))
+        request = HTTPRequest(path)
+        self._socket = await websocket_connect(
+            request, subprotocols=["bokeh", token], max_message_size=LARGEST, ping_interval=None
+        )
+        self._greeted, self._pulled = asyncio.Event(), asyncio.Event()
+        self._listener = asyncio.create_task(self._listen())
+        await self._greeted.wait()
+        await self._send("PULL-DOC-REQ", {})
+        await self._pulled.wait()
+        await self._tell("document_ready", {})
+        return self
+
+    async def __aexit__(self, *_):
+        self._socket.close()
+        await self._listener
+
+    def _fetch(self):
+        with urllib.request.urlopen(f"{self.url}/{self.address}") as answer:  # noqa: S310
+            return answer.read().decode()
+
+    async def _send(self, kind, content):
+        header = {"msgid": str(next(self._numbers)), "msgtype": kind}
+        for part in (header, {}, content):
+            await self._socket.write_message(json.dumps(part))
+
+    async def _listen(self):
+        while part := await self._socket.read_message():
+            header = json.loads(part)
+            _, content, *buffers = [
+                await self._socket.read_message() for _ in range(2 + 2 * header.get("num_buffers", 0))
+            ]
+            if content is None or None in buffers:  # closed while it was being sent
+                return
+            if header["msgtype"] == "ACK":
+                self._greeted.set()
+            if header["msgtype"] == "PULL-DOC-REPLY":
+                self.contents = json.loads(content)
+                self._pulled.set()
+            self._note(content)
+
+    def _note(self, content):
+        steps = re.findall(r'data-steps=\\?(?:"|&quot;)(\d+)', content)
+        states = re.findall(r'data-state=\\?(?:"|&quot;)\w+\\?(?:"|&quot;)(?:>|&gt;)([^<&]+)', content)
+        if steps:
+            self.steps = int(steps[-1])
+        if states:
+            self.state = states[-1]
+        self.answers += '"disabled"' in content
+        if steps or states or '"disabled"' in content:
+            self.changed.set()
+
+    async def until(self, condition):
+        """Wait for a message after which something holds."""
+        while not condition():
+            self.changed.clear()
+            await asyncio.wait_for(self.changed.wait(), 60)
+
+    async def click(self, label):
+        """Press a button."""
+        await self._tell("button_click", {"model": {"id": self._button(label)}})
+
+    async def _tell(self, name, values):
+        event = {"type": "event", "name": name, "values": {"type": "map", "entries": list(values.items())}}
+        message = {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event}
+        await self._send("PATCH-DOC", {"events": [message]})
+
+    def _button(self, label):
+        parts = [self.contents]
+        while parts:
+            part = parts.pop()
+            if isinstance(part, dict):
+                if part.get("attributes", {}).get("label") == label and part.get("name", "").endswith("Button"):
+                    return part["id"]
+                parts.extend(part.values())
+            elif isinstance(part, list):
+                parts.extend(part)
+        raise LookupError(label)
