@@ -223,17 +223,17 @@ class Hub:
             return sum(map(len, self._watches.values()))
 
     def result(self, feed: Feed, query: Query) -> tuple[bool, Any]:
-        """Return (whether it is there, the result) of a query; a slow one that is not there is begun."""
+        """Return (whether it is there, the result) of a query; a slow one is begun, its older result told meanwhile."""
         snapshot = feed.snapshot
         mark = query.depends(snapshot)
-        place = feed, query.key
         with self._lock:
-            if place in self._results and self._results[place][0] == mark:
-                return True, self._results[place][1]
-        if query.slow:
-            self._begin(feed, query, snapshot, mark)
-            return False, None
-        return True, self._compute(feed, query, snapshot, mark)
+            known = self._results.get((feed, query.key))
+        if known is not None and known[0] == mark:
+            return True, known[1]
+        if not query.slow:
+            return True, self._compute(feed, query, snapshot, mark)
+        self._begin(feed, query, snapshot, mark)
+        return (False, None) if known is None else (True, known[1])
 
     def close(self) -> None:
         """End the thread."""
