@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from separatrix.collective_variables import Columns, parse_definition
+from separatrix.collective_variables import KINDS, Columns, parse_definition
 from separatrix.errors import ConfigError, ExpressionError
 from separatrix.expressions import parse_call, suggestion
-from separatrix.kernels import KINDS
 from separatrix.records import Float32Array
 
 
@@ -104,27 +103,21 @@ class Descriptors:
             If a shape is another.
         """
         rows = self._columns.circular(positions, box)
-        angular = rows[self._n_plain :]
-        angular += 1.0
-        angular *= 0.5
+        rows += self._shift
+        rows *= self._scale
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(rows.take(self._order, axis=0).T, dtype=np.float32)
+            return rows.astype(np.float32)
 
     def _lay_out(self, quantities: Sequence[_Quantity], n_atoms: int) -> None:
-        features = [
-            (source, form, quantity.label)
-            for source, quantity in enumerate(quantities)
-            for form in KINDS[quantity.kind].forms
-        ]
-        self.names: tuple[str, ...] = tuple(f"{form} {label}".lstrip() for _, form, label in features)
-        self.groups: tuple[str, ...] = tuple(label for _, _, label in features)
+        self._columns = Columns({f"q{index}": item.definition for index, item in enumerate(quantities)}, n_atoms)
+        features = [(form, quantities[source].label) for source, form in self._columns.circular_forms]
+        self.names: tuple[str, ...] = tuple(f"{form} {label}".lstrip() for form, label in features)
+        self.groups: tuple[str, ...] = tuple(label for _, label in features)
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
             raise ConfigError(f"descriptors: two columns would both be called {repeated[0]!r}; rename one")
-        self._columns = Columns({f"q{index}": item.definition for index, item in enumerate(quantities)}, n_atoms)
-        rows = self._columns.circular_rows
-        self._n_plain = sum(form == "" for _, form in rows)
-        self._order = np.array([rows.index((source, form)) for source, form, _ in features])
+        on_circle = np.array([form != "" for _, form in self._columns.circular_forms])
+        self._shift, self._scale = np.where(on_circle, 1.0, 0.0), np.where(on_circle, 0.5, 1.0)
 
 
 def _chosen(column: str, cvs: Mapping[str, str], n_atoms: int) -> tuple[_Quantity, tuple[object, ...]]:

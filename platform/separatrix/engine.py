@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final
 
 import numpy as np
 import openmm
@@ -17,17 +18,39 @@ from openmm import app
 
 from separatrix.config import RunConfig
 from separatrix.errors import EngineError
+from separatrix.kernels import Measure, Simulation, cells_of, follow, load_library, state_of
 from separatrix.records import NO_STATE, Atoms, Float32Array, FloatArray, Snapshot
 from separatrix.units import FS_PER_PS, thermal_energy
-
-Observe: TypeAlias = Callable[[Float32Array, int, Float32Array | None], tuple[int, tuple[float, ...]]]
-"""Takes positions (n_frames, n_atoms, 3) nm as they will be stored, the frame to look at and its box (3, 3) nm or None;
-returns a state index or ``NO_STATE``, and the values it was told from."""
 
 SLOW_TO_RESEED = frozenset({"CUDA", "OpenCL", "HIP"})
 """Platforms that recompile kernels when their generator is seeded anew: there it is seeded once per context."""
 
+_QUIET_FORCES: Final = frozenset(
+    {
+        "CMAPTorsionForce",
+        "CMMotionRemover",
+        "CustomAngleForce",
+        "CustomBondForce",
+        "CustomCentroidBondForce",
+        "CustomCompoundBondForce",
+        "CustomExternalForce",
+        "CustomGBForce",
+        "CustomHbondForce",
+        "CustomNonbondedForce",
+        "CustomTorsionForce",
+        "GBSAOBCForce",
+        "HarmonicAngleForce",
+        "HarmonicBondForce",
+        "NonbondedForce",
+        "PeriodicTorsionForce",
+        "RBTorsionForce",
+    }
+)
+"""Forces that raise nothing while the Reference platform integrates without a box, whatever the coordinates."""
+
+_LIBRARIES: Final = {"win32": "OpenMM.dll", "darwin": "libOpenMM.dylib"}
 _FRAMES_AT_ONCE = 64
+"""Between which an interrupt is heard, and a blow-up noticed."""
 _CONSTRAINT_TOLERANCE = 1e-6
 _FARTHEST = 1e30
 """nm; what is farther away could not be stored in single precision."""
@@ -41,13 +64,11 @@ class Half:
     ----------
     positions : (n_frames, n_atoms, 3) float32, nm
     box : (n_frames, 3, 3) float32, nm, or None
-    values : (n_frames, k) float32, what was observed
     state : index of the state the last frame lies in, or ``NO_STATE``
     """
 
     positions: Float32Array
     box: Float32Array | None
-    values: Float32Array
     state: int
 
 
@@ -181,6 +202,9 @@ class Engine:
         self._buffer = np.empty((self.n_atoms, 3))
         self._reseeder = _ReferenceSeeder() if platform == "Reference" else None
         self._seeded = False
+        self._placed: Snapshot | None = None
+        self._compiled = platform == "Reference" and not self._periodic and _is_quiet(system) and _library_is_loaded()
+        self._simulation = Simulation(int(self._context.this), int(self._integrator.this), self.stride)
 
     def reseed(self, seed: int) -> None:
         """Seed the thermostat, so that the same task gives the same shot.
@@ -194,10 +218,13 @@ class Engine:
         elif self.platform not in SLOW_TO_RESEED or not self._seeded:
             self._integrator.setRandomNumberSeed(openmm_seed)
             self._context.reinitialize()
+            self._placed = None
         self._seeded = True
 
     def place(self, snapshot: Snapshot) -> None:
         """Put the system at a configuration."""
+        if snapshot is self._placed:  # forces are known there
+            return
         if snapshot.positions.shape != (self.n_atoms, 3):
             raise EngineError(
                 f"expected positions of shape ({self.n_atoms}, 3) nm, got {snapshot.positions.shape}; "
@@ -206,6 +233,7 @@ class Engine:
         if snapshot.box is not None:
             self._context.setPeriodicBoxVectors(*snapshot.box.astype(np.float64))
         self._context.setPositions(snapshot.positions.astype(np.float64))
+        self._placed = snapshot
 
     def draw_velocities(self, snapshot: Snapshot, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Return the starting velocities of the forward and the backward half, (n_atoms, 3) nm/ps each.
@@ -223,11 +251,12 @@ class Engine:
         kick = self._half_steps * self._buffer
         return velocities - kick, -velocities - kick
 
-    def half(self, snapshot: Snapshot, velocities: FloatArray, observe: Observe, max_frames: int) -> Half:
+    def half(self, snapshot: Snapshot, velocities: FloatArray, measure: Measure, max_frames: int) -> Half:
         """Integrate from a configuration until a saved frame lies in a state, or ``max_frames`` frames are saved.
 
-        Every frame is looked at as soon as it is there: with 200 us of MD between frames of the smallest molecule and
-        10 us for a look, waiting for a block of frames would cost more in overshoot than it saved.
+        Every frame is looked at as soon as it is there: a look costs less than a frame of overshoot. On the Reference
+        platform, where a frame of a small molecule takes 150 us, the whole loop is compiled; elsewhere frames take
+        long enough for Python between them.
 
         Raises
         ------
@@ -236,37 +265,42 @@ class Engine:
         """
         self.place(snapshot)
         self.set_velocities(velocities)
+        self._placed = None
         frames = np.empty((min(_FRAMES_AT_ONCE, max_frames), self.n_atoms, 3), dtype=np.float32)
         boxes: list[Float32Array] = []
-        values: list[tuple[float, ...]] = []
         state, n_frames = NO_STATE, 0
-        step, stride, buffer = self._integrator.step, self.stride, self._buffer
         with np.errstate(over="ignore"):  # of a blow-up, which is told by what is not finite
             while state == NO_STATE and n_frames < max_frames:
                 if n_frames == len(frames):
-                    self._check_finite()
                     frames = np.concatenate([frames, np.empty_like(frames)])
-                step(stride)
-                box = self._read_frame()
-                frames[n_frames] = buffer
-                if box is not None:
-                    boxes.append(box)
-                state, seen = observe(frames, n_frames, box)
-                values.append(seen)
-                n_frames += 1
-        self._check_finite()
-        return Half(
-            positions=frames[:n_frames],
-            box=np.stack(boxes) if boxes else None,
-            values=np.array(values, dtype=np.float32),
-            state=state,
-        )
+                part = frames[n_frames : min(n_frames + _FRAMES_AT_ONCE, max_frames)]
+                if self._compiled:
+                    saved, state = follow(self._simulation, measure, part, self._buffer)
+                else:
+                    saved, state = self._follow(measure, part, boxes)
+                n_frames += saved
+                self._check_finite()
+        box = np.stack(boxes) if boxes else None
+        return Half(positions=frames[:n_frames], box=box, state=state)
+
+    def _follow(self, measure: Measure, frames: Float32Array, boxes: list[Float32Array]) -> tuple[int, int]:
+        """Do what `kernels.follow` does, on any platform; appends to ``boxes`` if there is a box."""
+        for row, frame in enumerate(frames):
+            self._integrator.step(self.stride)
+            box = self._read_frame()
+            frame[:] = self._buffer
+            if box is not None:
+                boxes.append(box)
+            state = state_of(measure, frame, cells_of(None if box is None else box[None], 1)[0])
+            if state != NO_STATE:
+                return row + 1, state
+        return len(frames), NO_STATE
 
     def advance(self, centres: NDArray[np.floating] | tuple[float, ...] = ()) -> Snapshot:
         """Integrate ``stride`` steps, restraints centred at ``centres`` (nm, rad), and return the frame."""
         for i, centre in enumerate(centres):
             self._context.setParameter(f"c{i}", float(centre))
-        self._integrator.step(self.stride)
+        self.step(self.stride)
         box = self._read_frame()
         self._check_finite()
         return Snapshot(positions=self._buffer.astype(np.float32), box=None if box is None else box.astype(np.float32))
@@ -285,6 +319,7 @@ class Engine:
 
     def step(self, steps: int) -> None:
         """Integrate without looking: the raw speed everything else is measured against."""
+        self._placed = None
         self._integrator.step(steps)
 
     def potential_energy(self, snapshot: Snapshot) -> float:
@@ -306,6 +341,16 @@ class Engine:
         if not np.vdot(self._buffer, self._buffer) < _FARTHEST**2:  # a third of the time of a sum; false for nan too
             atom = int(np.argmax(np.nan_to_num(np.abs(self._buffer).max(axis=1), nan=np.inf)))
             raise EngineError(f"the coordinates of atom {atom} are not numbers: the integration blew up")
+
+
+def _is_quiet(system: openmm.System) -> bool:
+    return all(type(force).__name__ in _QUIET_FORCES for force in system.getForces())
+
+
+@functools.cache
+def _library_is_loaded() -> bool:
+    name = _LIBRARIES.get(sys.platform, "libOpenMM.so")
+    return load_library(Path(openmm.version.openmm_library_path) / name)
 
 
 class _ReferenceSeeder:

@@ -1,4 +1,4 @@
-"""Safe expressions: text becomes a syntax tree, the tree is checked against a whitelist and becomes closures.
+"""Safe expressions: text becomes a syntax tree, the tree is checked against a whitelist and becomes a postfix program.
 
 Grammar: numbers, names, ``+ - * /``, ``^`` or ``**`` (power), comparisons (chained too), ``and or not``, the functions
 ``sqrt exp log sin cos tan`` (radians), ``abs``, ``min``, ``max``, and ``between(x, low, high)``, periodic in degrees:
@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import ast
 import difflib
-import functools
 import keyword
 import math
-import operator
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from separatrix import kernels
 from separatrix.errors import ExpressionError
 
 MAX_LENGTH: Final = 4000
 MAX_DEPTH: Final = 100
 
-_Operation = Callable[..., Any]
+_Code = tuple[tuple[int, float], ...]
+"""Operations in postfix order, each with its argument."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expression:
-    """A compiled expression; both forms follow IEEE arithmetic: 1/0 is inf, sqrt(-1) is nan, nothing raises.
+    """A compiled expression. It follows IEEE arithmetic: 1/0 is inf, sqrt(-1) is nan, nothing raises.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Expression:
     names_used : those that occur, in the order of ``names``
     is_boolean : whether the value is true or false, not a number
     constants : the numeric literals, with their sign, in order of appearance
-    scalar : the fast form; takes one value per name (plain floats) and gives a float or a bool
+    code : operations in postfix order, each with its argument
     """
 
     text: str
@@ -49,8 +49,12 @@ class Expression:
     names_used: tuple[str, ...]
     is_boolean: bool
     constants: tuple[float, ...]
-    scalar: Callable[[Sequence[float]], float | bool] = field(repr=False, compare=False)
-    _array: Callable[[NDArray[np.float64]], Any] = field(repr=False, compare=False)
+    code: _Code = field(repr=False)
+
+    def scalar(self, values: Sequence[float]) -> float | bool:
+        """Evaluate one row: one number per name."""
+        result: float | bool = self.array(np.asarray(values, dtype=np.float64)[None])[0].item()
+        return result
 
     def array(self, values: ArrayLike) -> NDArray[Any]:
         """Evaluate many rows at once, in double precision.
@@ -71,9 +75,18 @@ class Expression:
         table = np.asarray(values, dtype=np.float64)
         if table.ndim != 2 or table.shape[1] != len(self.names):
             raise ValueError(f"expected values of shape (n, {len(self.names)}) for {self.text!r}, got {table.shape}")
-        with np.errstate(all="ignore"):
-            result = self._array(np.ascontiguousarray(table.T))
-        return np.array(np.broadcast_to(result, len(table)), dtype=bool if self.is_boolean else np.float64)
+        result = kernels.outcomes(program([self]), kernels.readable(table))[0]
+        return np.asarray(result > 0.0 if self.is_boolean else result)
+
+
+def program(expressions: Sequence[Expression]) -> kernels.Program:
+    """Return expressions over the same names as kernels read them."""
+    code = [step for expression in expressions for step in expression.code]
+    return kernels.Program(
+        operations=np.array([operation for operation, _ in code], dtype=np.int64),
+        arguments=np.array([argument for _, argument in code], dtype=np.float64),
+        starts=np.cumsum([0, *(len(expression.code) for expression in expressions)], dtype=np.int64),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +124,7 @@ def compile_expression(text: str, names: Sequence[str]) -> Expression:
         names_used=tuple(name for index, name in enumerate(names) if index in compiler.used),
         is_boolean=node.is_boolean,
         constants=tuple(compiler.constants),
-        scalar=node.scalar,
-        _array=node.array,
+        code=node.code,
     )
 
 
@@ -226,60 +238,45 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def _smallest(*numbers: float) -> float:
-    return math.nan if any(map(math.isnan, numbers)) else min(numbers)
-
-
-def _largest(*numbers: float) -> float:
-    return math.nan if any(map(math.isnan, numbers)) else max(numbers)
-
-
-def _between(x: Any, low: Any, high: Any) -> Any:
-    """Return whether x lies on the arc from low to high, in degrees; a full circle holds every finite angle."""
-    # | and & serve plain bools and arrays alike.
-    return ((x - low) % 360.0 <= (high - low) % 360.0) | ((high - low >= 360.0) & (abs(x) < math.inf))
-
-
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A function of the grammar in its two forms; without ``arity`` it takes two arguments or more."""
+    """A function of the grammar; without ``arity`` it takes two arguments or more."""
 
     arity: int | None
-    scalar: _Operation
-    array: _Operation
+    operation: int
     is_boolean: bool = False
 
 
 FUNCTIONS: Final[Mapping[str, _Function]] = {
-    "sqrt": _Function(1, math.sqrt, np.sqrt),
-    "exp": _Function(1, math.exp, np.exp),
-    "log": _Function(1, math.log, np.log),
-    "sin": _Function(1, math.sin, np.sin),
-    "cos": _Function(1, math.cos, np.cos),
-    "tan": _Function(1, math.tan, np.tan),
-    "abs": _Function(1, operator.abs, np.abs),
-    "min": _Function(None, _smallest, lambda *columns: functools.reduce(np.minimum, columns)),
-    "max": _Function(None, _largest, lambda *columns: functools.reduce(np.maximum, columns)),
-    "between": _Function(3, _between, _between, is_boolean=True),
+    "sqrt": _Function(1, kernels.SQRT),
+    "exp": _Function(1, kernels.EXP),
+    "log": _Function(1, kernels.LOG),
+    "sin": _Function(1, kernels.SIN),
+    "cos": _Function(1, kernels.COS),
+    "tan": _Function(1, kernels.TAN),
+    "abs": _Function(1, kernels.ABS),
+    "min": _Function(None, kernels.MIN),
+    "max": _Function(None, kernels.MAX),
+    "between": _Function(3, kernels.BETWEEN, is_boolean=True),
 }
 
 _ALLOWED: Final = f"allowed: numbers, names, + - * / ^, comparisons, and/or/not, {', '.join(FUNCTIONS)}"
 
-_ARITHMETIC: Final[Mapping[type[ast.operator], tuple[_Operation, _Operation]]] = {
-    ast.Add: (operator.add, np.add),
-    ast.Sub: (operator.sub, np.subtract),
-    ast.Mult: (operator.mul, np.multiply),
-    ast.Div: (operator.truediv, np.divide),
-    ast.Pow: (math.pow, np.power),
+_ARITHMETIC: Final[Mapping[type[ast.operator], int]] = {
+    ast.Add: kernels.ADD,
+    ast.Sub: kernels.SUBTRACT,
+    ast.Mult: kernels.MULTIPLY,
+    ast.Div: kernels.DIVIDE,
+    ast.Pow: kernels.POWER,
 }
 
-_COMPARISONS: Final[Mapping[type[ast.cmpop], tuple[_Operation, _Operation]]] = {
-    ast.Lt: (operator.lt, np.less),
-    ast.LtE: (operator.le, np.less_equal),
-    ast.Gt: (operator.gt, np.greater),
-    ast.GtE: (operator.ge, np.greater_equal),
-    ast.Eq: (operator.eq, np.equal),
-    ast.NotEq: (operator.ne, np.not_equal),
+_COMPARISONS: Final[Mapping[type[ast.cmpop], int]] = {
+    ast.Lt: kernels.LESS,
+    ast.LtE: kernels.LESS_EQUAL,
+    ast.Gt: kernels.GREATER,
+    ast.GtE: kernels.GREATER_EQUAL,
+    ast.Eq: kernels.EQUAL,
+    ast.NotEq: kernels.NOT_EQUAL,
 }
 
 _REFUSED: Final[Mapping[type[ast.AST], str]] = {
@@ -294,16 +291,14 @@ _REFUSED: Final[Mapping[type[ast.AST], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """One node in its two forms: over a sequence of floats, and over columns of shape (n_names, n)."""
+    """One node of the syntax tree, compiled."""
 
-    scalar: Callable[[Sequence[float]], Any]
-    array: Callable[[NDArray[np.float64]], Any]
+    code: _Code
     is_boolean: bool = False
-    constant: float | None = None
 
 
 class _Compiler:
-    """Turn a syntax tree into closures; remembers the names and the literals it met."""
+    """Turn a syntax tree into postfix order; remembers the names and the literals it met."""
 
     def __init__(self, text: str, names: Sequence[str]) -> None:
         # Python normalises identifiers (NFKC) while parsing; so must we, to find them again.
@@ -322,15 +317,16 @@ class _Compiler:
             case ast.Name(id=name):
                 compiled = self._name(name)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                compiled = _combine(operator.neg, np.negative, [self._numeric(operand, depth)])
+                compiled = _applied(kernels.NEGATE, [self._numeric(operand, depth)])
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 compiled = self._numeric(operand, depth)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                compiled = _combine(operator.not_, np.logical_not, [self._logical(operand, depth)], is_boolean=True)
+                compiled = _applied(kernels.NOT, [self._logical(operand, depth)], is_boolean=True)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
                 compiled = self._arithmetic(type(op), self._numeric(left, depth), self._numeric(right, depth))
             case ast.BoolOp(op=op, values=values):
-                compiled = _junction(isinstance(op, ast.And), [self._logical(value, depth) for value in values])
+                junction = kernels.AND if isinstance(op, ast.And) else kernels.OR
+                compiled = _folded(junction, [self._logical(value, depth) for value in values], is_boolean=True)
             case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _COMPARISONS for op in ops):
                 operands = [self._numeric(operand, depth) for operand in (left, *rest)]
                 compiled = self._comparison([_COMPARISONS[type(op)] for op in ops], operands)
@@ -359,7 +355,7 @@ class _Compiler:
 
     def _number(self, value: float) -> _Node:
         self.constants.append(value)
-        return _Node(lambda _: value, lambda _: value, constant=value)
+        return _Node(((kernels.NUMBER, value),))
 
     def _name(self, name: str) -> _Node:
         if name not in self._index:
@@ -368,19 +364,17 @@ class _Compiler:
             _fail(self._text, f"unknown name {name!r}{suggestion(name, self._names)}")
         index = self._index[name]
         self.used.add(index)
-        column = operator.itemgetter(index)
-        return _Node(column, column)
+        return _Node(((kernels.VALUE, index),))
 
     def _arithmetic(self, op: type[ast.operator], left: _Node, right: _Node) -> _Node:
-        if op is ast.Pow and right.constant == 2.0:
-            # The commonest power: exact and the same bits in both forms.
-            return _combine(lambda x: x * x, np.square, [left])
-        return _combine(*_ARITHMETIC[op], [left, right])
+        if op is ast.Pow and right.code == ((kernels.NUMBER, 2.0),):
+            return _applied(kernels.SQUARE, [left])  # the commonest power: exact
+        return _applied(_ARITHMETIC[op], [left, right])
 
-    def _comparison(self, ops: list[tuple[_Operation, _Operation]], operands: list[_Node]) -> _Node:
-        pairs = zip(ops, operands, operands[1:], strict=False)
-        links = [_combine(*op, [left, right], is_boolean=True) for op, left, right in pairs]
-        return links[0] if len(links) == 1 else _junction(True, links)
+    def _comparison(self, operations: list[int], operands: list[_Node]) -> _Node:
+        pairs = zip(operations, operands, operands[1:], strict=False)
+        links = [_applied(operation, [left, right], is_boolean=True) for operation, left, right in pairs]
+        return _folded(kernels.AND, links, is_boolean=True)
 
     def _call(self, name: str, arguments: list[ast.expr], depth: int) -> _Node:
         if name not in FUNCTIONS:
@@ -390,82 +384,20 @@ class _Compiler:
         if len(arguments) < 2 if function.arity is None else len(arguments) != function.arity:
             _fail(self._text, f"{name} takes {expected}, got {len(arguments)}")
         operands = [self._numeric(argument, depth) for argument in arguments]
-        low, high = (operands[1].constant, operands[2].constant) if name == "between" else (None, None)
-        if low is not None and high is not None and high - low < 360.0:
-            return _arc(operands[0], low, (high - low) % 360.0)
-        return _combine(function.scalar, function.array, operands, is_boolean=function.is_boolean)
+        if function.arity is None:
+            return _folded(function.operation, operands)
+        return _applied(function.operation, operands, is_boolean=function.is_boolean)
 
 
-def _combine(
-    operation: _Operation, array_operation: _Operation, nodes: list[_Node], *, is_boolean: bool = False
-) -> _Node:
-    """Apply an operation of one to three operands; where Python raises, give what numpy gives: inf or nan."""
-    columns = [node.array for node in nodes]
-    first, *others = [node.scalar for node in nodes]
-    last = nodes[-1].constant
-
-    def array(values: NDArray[np.float64]) -> Any:
-        return array_operation(*[column(values) for column in columns])
-
-    def ieee(*numbers: float) -> float:
-        with np.errstate(all="ignore"):
-            return float(array_operation(*numbers))
-
-    def unary(values: Sequence[float]) -> Any:
-        x = first(values)
-        try:
-            return operation(x)
-        except (ArithmeticError, ValueError):
-            return ieee(x)
-
-    def with_constant(values: Sequence[float]) -> Any:
-        x = first(values)
-        try:
-            return operation(x, last)
-        except (ArithmeticError, ValueError):
-            return ieee(x, cast(float, last))
-
-    def general(values: Sequence[float]) -> Any:
-        numbers = [first(values), *[other(values) for other in others]]
-        try:
-            return operation(*numbers)
-        except (ArithmeticError, ValueError):
-            return ieee(*numbers)
-
-    if not others:
-        return _Node(unary, array, is_boolean)
-    return _Node(with_constant if len(others) == 1 and last is not None else general, array, is_boolean)
+def _applied(operation: int, operands: Sequence[_Node], *, is_boolean: bool = False) -> _Node:
+    code = tuple(step for operand in operands for step in operand.code)
+    return _Node((*code, (operation, 0.0)), is_boolean)
 
 
-def _arc(node: _Node, low: float, width: float) -> _Node:
-    """Return ``between`` with constant limits: the same as :func:`_between`, the width worked out once."""
-    operand, column = node.scalar, node.array
-    return _Node(
-        lambda values: (operand(values) - low) % 360.0 <= width,
-        lambda values: (column(values) - low) % 360.0 <= width,
-        is_boolean=True,
-    )
-
-
-def _junction(is_and: bool, nodes: list[_Node]) -> _Node:
-    """Join conditions by and/or; the scalar form stops as soon as the result is known."""
-    tests = [node.scalar for node in nodes]
-    columns = [node.array for node in nodes]
-    join = np.logical_and if is_and else np.logical_or
-
-    def both(values: Sequence[float]) -> bool:
-        for test in tests:  # noqa: SIM110  (all() over a generator takes twice the time)
-            if not test(values):
-                return False
-        return True
-
-    def either(values: Sequence[float]) -> bool:
-        for test in tests:  # noqa: SIM110
-            if test(values):
-                return True
-        return False
-
-    def array(values: NDArray[np.float64]) -> Any:
-        return functools.reduce(join, [column(values) for column in columns])
-
-    return _Node(both if is_and else either, array, is_boolean=True)
+def _folded(operation: int, operands: Sequence[_Node], *, is_boolean: bool = False) -> _Node:
+    """Apply an operation of two operands to many, from the left."""
+    first, *others = operands
+    code = list(first.code)
+    for other in others:
+        code += [*other.code, (operation, 0.0)]
+    return _Node(tuple(code), is_boolean)

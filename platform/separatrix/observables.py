@@ -10,6 +10,7 @@ from separatrix.collective_variables import Columns
 from separatrix.config import RunConfig
 from separatrix.descriptors import Descriptors
 from separatrix.errors import ConfigError, StateOverlapError
+from separatrix.kernels import Measure
 from separatrix.records import Atoms, Float32Array, FloatArray, Snapshot
 from separatrix.states import States
 
@@ -47,25 +48,24 @@ class Observables:
             n_atoms=n_atoms,
         )
 
-    def observe(self, positions: FloatArray, frame: int, box: FloatArray | None) -> tuple[int, tuple[float, ...]]:
-        """Return the state index of one frame, -1 for none, and its collective variables: made after every frame.
-
-        Parameters
-        ----------
-        positions : (n_frames, n_atoms, 3), nm
-        frame : which of them
-        box : (3, 3), nm, of that frame, or None
-        """
-        values = self.columns.of_frame(positions, frame, box)
-        return self.states.scalar(values), values
+    @property
+    def measure(self) -> Measure:
+        """What is looked at between integration steps, for the engine."""
+        return Measure(table=self.columns.table, states=self.states.program)
 
     def state_of(self, snapshot: Snapshot) -> int:
         """Return the index of the state a configuration lies in, -1 for none."""
-        return self.observe(snapshot.positions[None], 0, snapshot.box)[0]
+        return self.states.scalar(self.cvs_of(snapshot).tolist())
 
     def cvs(self, positions: FloatArray, box: FloatArray | None) -> Float32Array:
         """Return collective variables (n_frames, k), nm and degrees, of positions (n_frames, n_atoms, 3) nm."""
         return self.columns.array(positions, box)
+
+    def cvs_of(self, snapshot: Snapshot) -> Float32Array:
+        """Return the collective variables (k,) of one configuration, nm and degrees."""
+        box = None if snapshot.box is None else snapshot.box[None]
+        cvs: Float32Array = self.cvs(snapshot.positions[None], box)[0]
+        return cvs
 
     def features(self, positions: FloatArray, box: FloatArray | None) -> Float32Array:
         """Return descriptors (n_frames, d) of positions (n_frames, n_atoms, 3) nm."""
@@ -93,7 +93,7 @@ class Observables:
             Naming both states and a point in both.
         """
         names = self.states.names
-        values = {name: self._cvs_of(start) for name, start in starts.items()}
+        values = {name: self.cvs_of(start) for name, start in starts.items()}
         if self._own_starts:
             self._check_own_starts(values)
         elif not (self.starts_in_states(starts) or self._own_path):
@@ -125,11 +125,6 @@ class Observables:
                     f"system.start.{name}: expected a configuration inside state {name!r}, this one lies {where} "
                     f"({self._describe(point)}); state {name} = {self.states.expressions[name]!r}"
                 )
-
-    def _cvs_of(self, snapshot: Snapshot) -> Float32Array:
-        box = None if snapshot.box is None else snapshot.box[None]
-        cvs: Float32Array = self.cvs(snapshot.positions[None], box)[0]
-        return cvs
 
     def _probes(self, values: Float32Array) -> Float32Array:
         """Return points (n, k) where two states might meet: all angles; other columns around starts and constants."""

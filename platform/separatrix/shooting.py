@@ -72,16 +72,12 @@ class Shooter:
             If the integration blows up.
         """
         start = time.perf_counter()
-        engine, observe = self.engine, self.observables.observe
+        engine, measure = self.engine, self.observables.measure
         engine.reseed(task.seed)
         forward_v, backward_v = engine.draw_velocities(task.snapshot, self._seeded(task.seed))
-        forward = engine.half(task.snapshot, forward_v, observe, self.max_frames)
-        backward = engine.half(task.snapshot, backward_v, observe, self.max_frames)
+        forward = engine.half(task.snapshot, forward_v, measure, self.max_frames)
+        backward = engine.half(task.snapshot, backward_v, measure, self.max_frames)
         positions, box, shooting_frame, ends = _join(task, backward, forward)
-        _, here = observe(task.snapshot.positions[None], 0, task.snapshot.box)
-        cvs = np.concatenate([backward.values[::-1], np.array([here], np.float32), forward.values])
-        if ends != (backward.state, forward.state):
-            cvs = cvs[::-1]
         transition = connects(ends)
         trajectory = None
         if transition and self.run is not None:
@@ -92,7 +88,7 @@ class Shooter:
             positions=positions if transition else None,
             box=box if transition else None,
             features=self.observables.features(positions, box),
-            cvs=cvs,
+            cvs=self.observables.cvs(positions, box),
             shooting_frame=shooting_frame,
             ends=ends,
             md_steps=(len(positions) - 1) * engine.stride,

@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from separatrix import kernels
 from separatrix.errors import ConfigError, ExpressionError, StateOverlapError
-from separatrix.expressions import Expression, compile_expression
+from separatrix.expressions import Expression, compile_expression, program
 from separatrix.records import NO_STATE
 
 MAX_STATES: Final = 127
@@ -28,6 +29,7 @@ class States:
     names : the states, in order of their index
     expressions : name -> condition
     constants : every number that occurs in a condition; borders lie there
+    program : the conditions as kernels read them
 
     Raises
     ------
@@ -52,20 +54,17 @@ class States:
         self.expressions: Mapping[str, str] = dict(zip(expressions, (item.text for item in compiled), strict=True))
         self.constants: tuple[float, ...] = tuple(number for item in compiled for number in item.constants)
         self._cv_names = tuple(cv_names)
-        self._compiled = compiled
-        self._tests = tuple(enumerate(item.scalar for item in compiled))
+        self.program = program(compiled)
 
     def scalar(self, values: Sequence[float]) -> int:
-        """Return the index of the state one frame lies in, or -1: the first hit, made to be called after every frame.
+        """Return the index of the state one frame lies in, or -1: the first hit.
 
         Parameters
         ----------
-        values : one plain float per collective variable
+        values : one number per collective variable
         """
-        for index, test in self._tests:
-            if test(values):
-                return index
-        return NO_STATE
+        inside = self._inside([values])[:, 0]
+        return int(inside.argmax()) if inside.any() else NO_STATE
 
     def array(self, cvs: ArrayLike) -> NDArray[np.int8]:
         """Return the state index of many frames, -1 for none.
@@ -108,7 +107,10 @@ class States:
 
     def _inside(self, cvs: ArrayLike) -> NDArray[np.bool_]:
         """Return whether each frame lies in each state: (n_states, n_frames)."""
-        return np.stack([item.array(cvs) for item in self._compiled])
+        table = np.asarray(cvs, dtype=np.float64)
+        if table.ndim != 2 or table.shape[1] != len(self._cv_names):
+            raise ValueError(f"expected values of shape (n, {len(self._cv_names)}), got {table.shape}")
+        return kernels.outcomes(self.program, kernels.readable(table)) > 0.0
 
 
 def _condition(name: str, text: str, cv_names: Sequence[str]) -> Expression:

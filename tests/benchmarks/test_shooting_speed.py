@@ -37,6 +37,8 @@ def test_shooting_against_raw_steps(name: str) -> None:
     rng = np.random.default_rng(1)
     path, shots, bare, frames = start, [], [], 0
     n_shots = N_SHOTS if "obc2" not in name else N_SHOTS // 5
+    first = Snapshot(positions=path[len(path) // 2])
+    shooter.shoot(ShotTask(chain=0, step=0, snapshot=first, seed=1, model=0, frame=1))  # loads machine code, once
     for step in range(n_shots):
         frame = int(rng.integers(1, len(path) - 1))
         snapshot = Snapshot(positions=path[frame])

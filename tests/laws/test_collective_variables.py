@@ -1,4 +1,4 @@
-"""Laws of collective variables: both forms agree with each other and with MDTraj; moving the whole changes nothing."""
+"""Laws of collective variables: they agree with MDTraj, moving the whole changes nothing, and a frame is a frame."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from separatrix.collective_variables import Columns, parse_definition
+from separatrix.collective_variables import KINDS, Columns, parse_definition
 from separatrix.errors import ExpressionError
-from separatrix.kernels import KINDS
+from separatrix.kernels import Measure, cells_of, state_of
 from separatrix.states import States
 
 N_ATOMS = 8
@@ -81,14 +81,14 @@ def test_one_frame_and_many_give_the_same(box, seed, scale, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_frame_is_found_among_others_whatever_their_layout(dtype):
+def test_the_layout_of_positions_in_memory_does_not_matter(dtype):
     positions = frames(1, n_frames=5).astype(dtype)
-    expected = [tuple(COLUMNS.scalar(one, TRICLINIC)) for one in positions]
-    by_atom = np.asfortranarray(positions)
-    for frame in range(5):
-        assert COLUMNS.of_frame(positions, frame, TRICLINIC) == expected[frame]
-        assert COLUMNS.of_frame(by_atom, frame, TRICLINIC) == expected[frame]
-        assert COLUMNS.of_frame(positions[::-1], 4 - frame, TRICLINIC) == expected[frame]
+    box = boxes(TRICLINIC, 5)
+    expected = COLUMNS.array(positions, box)
+    frozen = positions.copy()
+    frozen.flags.writeable = False
+    for same in (np.asfortranarray(positions), positions[::-1].copy()[::-1], frozen, positions.tolist()):
+        np.testing.assert_array_equal(COLUMNS.array(same, box), expected)
 
 
 @given(seed=SEEDS)
@@ -99,6 +99,9 @@ def test_a_frame_is_in_the_same_state_alone_stored_and_in_an_array(seed):
     border = COLUMNS.array(positions, None)[0].tolist()[3]
     states = States({"near": f"r < {border!r}", "far": f"r >= {border!r}"}, COLUMNS.names)
     assert states.scalar(alone) == states.array(COLUMNS.array(positions, None))[0] == 1
+    # Between integration steps.
+    measure = Measure(table=COLUMNS.table, states=states.program)
+    assert state_of(measure, positions[0], cells_of(None, 1)[0]) == 1
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -213,13 +216,6 @@ def test_values_beyond_single_precision_are_infinite():
     columns = Columns({"x": "x(0)"}, 1)
     positions = np.array([[[1e39, 0, 0]]])
     assert columns.scalar(positions[0], None) == columns.array(positions, None)[0].tolist() == [np.inf]
-
-
-def test_long_trajectories_are_cut_into_parts(monkeypatch):
-    positions = frames(5, n_frames=50)
-    expected = COLUMNS.array(positions, boxes(TRICLINIC, 50))
-    monkeypatch.setattr("separatrix.collective_variables._CHUNK", 100)
-    np.testing.assert_array_equal(COLUMNS.array(positions, boxes(TRICLINIC, 50)), expected)
 
 
 def test_no_frames_give_no_rows():

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import openmm
 import pytest
 from scipy import stats
 
 from separatrix.config import RunConfig
 from separatrix.engine import Engine, atoms_of, measure_platforms, platform_names, serialize
 from separatrix.errors import EngineError
+from separatrix.expressions import program
+from separatrix.kernels import Measure
 from separatrix.observables import Observables
 from separatrix.records import NO_STATE, ShotOutcome, ShotTask, Snapshot
 from separatrix.shooting import Shooter
@@ -58,6 +61,11 @@ def shooter(data: dict[str, Any], **sampling: Any) -> tuple[Shooter, Snapshot]:
     starts = [start.positions for start in system.starts.values()]
     middle = Snapshot(positions=((starts[0] + starts[1]) / 2).astype(np.float32))
     return Shooter(engine, observables, config.sampling.max_frames, None), middle
+
+
+def without_states(observables: Observables) -> Measure:
+    """Return a measure by which no frame lies in a state."""
+    return observables.measure._replace(states=program([]))
 
 
 def constraints(system: System) -> list[tuple[int, int, float]]:
@@ -112,7 +120,7 @@ def test_constraints_hold_after_a_shot() -> None:
     start = first_start(system)
     task = ShotTask(chain=0, step=0, snapshot=start, seed=3, model=0, frame=1)
     forward, _ = made_by.engine.draw_velocities(task.snapshot, np.random.default_rng(3))
-    half = made_by.engine.half(task.snapshot, forward, lambda *frame: (NO_STATE, ()), 200)
+    half = made_by.engine.half(task.snapshot, forward, without_states(observables), 200)
     for i, j, length in constraints(system):
         found = np.linalg.norm(half.positions[:, i] - half.positions[:, j], axis=1)
         np.testing.assert_allclose(found, length, rtol=2e-5)
@@ -122,7 +130,7 @@ def test_constraints_hold_after_a_shot() -> None:
 def test_the_two_halves_are_one_trajectory_run_both_ways(shift_by_half_a_step: bool) -> None:
     """Without friction, x(+dt) - 2 x(0) + x(-dt) = dt^2 F/m across the shooting point; unshifted halves miss it."""
     data = {**ALANINE, "system": {"kind": "alanine-dipeptide", "friction": 1e-9}}
-    config, system, xml, _ = made(data, stride=1)
+    config, system, xml, observables = made(data, stride=1)
     stripped = system.openmm_system
     while stripped.getNumConstraints():
         stripped.removeConstraint(0)
@@ -135,8 +143,8 @@ def test_the_two_halves_are_one_trajectory_run_both_ways(shift_by_half_a_step: b
     if not shift_by_half_a_step:
         forward, backward = forward + kick, backward + kick
 
-    ahead = engine.half(start, forward, lambda *frame: (NO_STATE, ()), 2).positions[0].astype(float)
-    behind = engine.half(start, backward, lambda *frame: (NO_STATE, ()), 2).positions[0].astype(float)
+    ahead = engine.half(start, forward, without_states(observables), 2).positions[0].astype(float)
+    behind = engine.half(start, backward, without_states(observables), 2).positions[0].astype(float)
     dt = config.system.timestep / 1000
     residual = ahead - 2 * start.positions + behind - 2 * dt * kick
     if shift_by_half_a_step:
@@ -197,6 +205,69 @@ def test_halves_end_at_the_first_frame_in_a_state_and_transitions_are_oriented()
             np.testing.assert_allclose(maker.observables.cvs(outcome.positions, None), outcome.cvs, atol=1e-6)
         seen.add(outcome.ends)
     assert {(0, 0), (0, 1), (1, 1)} <= seen
+
+
+@pytest.mark.parametrize(
+    "data", [ALANINE, {"system": {"kind": "hummer-szabo"}}, WELL], ids=["alanine", "plane", "well"]
+)
+def test_the_compiled_loop_gives_what_steps_from_python_give(data: dict[str, Any]) -> None:
+    config, system, xml, observables = made(data)
+    engines = [Engine(xml, config, "Reference") for _ in range(2)]
+    assert all(engine._compiled for engine in engines)
+    engines[1]._compiled = False
+    starts = [start.positions for start in system.starts.values()]
+    middle = Snapshot(positions=((starts[0] + 2 * starts[1]) / 3).astype(np.float32))
+    lengths = set()
+    for seed in range(5):
+        halves = []
+        for engine in engines:
+            engine.reseed(seed)
+            forward, _ = engine.draw_velocities(middle, np.random.default_rng(seed))
+            halves.append(engine.half(middle, forward, observables.measure, 150))
+        np.testing.assert_array_equal(halves[0].positions, halves[1].positions)
+        assert halves[0].state == halves[1].state
+        assert halves[0].box is halves[1].box is None
+        lengths.add(len(halves[0].positions))
+    assert len(lengths) > 1 or lengths == {150}
+
+
+def test_only_what_cannot_raise_is_stepped_by_the_compiled_loop() -> None:
+    """An exception of OpenMM would end the process there."""
+    config, _, xml, _ = made(ALANINE)
+    assert Engine(xml, config, "Reference")._compiled
+    if "CPU" in platform_names():
+        assert not Engine(xml, config, "CPU")._compiled
+    boxed, loud = openmm.XmlSerializer.deserialize(xml), openmm.XmlSerializer.deserialize(xml)
+    boxed.addForce(force := openmm.CustomExternalForce("1e-3*periodicdistance(x, y, z, 0, 0, 0)^2"))
+    force.addParticle(0)
+    assert boxed.usesPeriodicBoundaryConditions()
+    loud.addForce(openmm.CustomCVForce("0"))
+    for other in (boxed, loud):
+        assert not Engine(openmm.XmlSerializer.serialize(other), config, "Reference")._compiled
+
+
+def test_paths_in_a_box_carry_it_and_see_nearest_images() -> None:
+    """One particle diffuses out of the box; its distance from another one is that of images, its position is not."""
+    data = {**WELL, "system": {**WELL["system"], "expression": "0*x", "particles": 2, "mass": 1.0, "friction": 0.1}}
+    config, system, xml, _ = made(
+        {**data, "collective_variables": {"x": "x(0)", "r": "distance(0, 1)"}, "states": {"A": "r > 9", "B": "x < -99"}}
+    )
+    observables = Observables(config, atoms_of(system.topology))
+    walled = openmm.XmlSerializer.deserialize(xml)
+    walled.setDefaultPeriodicBoxVectors(*(np.eye(3) * 2.0))
+    walled.addForce(force := openmm.CustomExternalForce("0*periodicdistance(x, y, z, 0, 0, 0)"))
+    force.addParticle(0)
+    engine = Engine(openmm.XmlSerializer.serialize(walled), config, "Reference")
+    start = Snapshot(positions=first_start(system).positions, box=np.eye(3, dtype=np.float32) * 2.0)
+    forward, _ = engine.draw_velocities(start, np.random.default_rng(1))
+    half = engine.half(start, 5 * forward, observables.measure, 200)
+    assert half.box is not None
+    assert half.box.shape == (200, 3, 3)
+    x, r = observables.cvs(half.positions, half.box).T
+    assert np.ptp(x) > 2.0
+    assert r.max() <= np.sqrt(3.0) + 1e-5
+    far = np.linalg.norm(half.positions[:, 1] - half.positions[:, 0], axis=1)
+    assert far.max() > np.sqrt(3.0)
 
 
 def test_a_blow_up_comes_back_as_a_failure() -> None:
