@@ -1,0 +1,8 @@
+"""Symbolic regression: short formulas for the committor, fitted to the outcomes of shots."""
+
+from __future__ import annotations
+
+from separatrix.symbolic.formula import Formula
+from separatrix.symbolic.search import OPERATIONS, Progress, Shots, find_formulas
+
+__all__ = ["OPERATIONS", "Formula", "Progress", "Shots", "find_formulas"]

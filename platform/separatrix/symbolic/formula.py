@@ -1,0 +1,257 @@
+"""Formulas as text: from fitted programs to short expressions in the original columns, and to other programs."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import sympy
+from numpy.typing import ArrayLike, NDArray
+from sympy.printing.pycode import pycode
+from sympy.printing.str import StrPrinter
+
+from separatrix.symbolic.kernels import (
+    COS,
+    DIFF,
+    DIV,
+    EXP,
+    LOG,
+    MUL,
+    SIGMOID,
+    SIN,
+    SQUARE,
+    SUM,
+    Genome,
+    active_nodes,
+)
+
+TOLERANCE: Final = 1e-4
+"""Loss per shot that rounding of constants may cost."""
+
+INSIGNIFICANT: Final = 1.5
+"""Standard errors that a constant must be away from zero to be kept without asking."""
+
+_MOST_DIGITS: Final = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Formula:
+    """A formula for the logit q of the committor.
+
+    Attributes
+    ----------
+    expression : sympy text in the original, unscaled columns
+    symbols : name in the expression -> column; the same where a column's name can stand in a formula
+    complexity : operations in the expression
+    training_loss, validation_loss : per shot, of the expression as written; chance is ln 2 for two states
+    """
+
+    expression: str
+    symbols: Mapping[str, str]
+    complexity: int
+    training_loss: float
+    validation_loss: float
+
+    @property
+    def sympy(self) -> sympy.Expr:
+        """The expression."""
+        return sympy.sympify(self.expression, locals={name: sympy.Symbol(name) for name in self.symbols})
+
+    @property
+    def latex(self) -> str:
+        """The expression as LaTeX."""
+        return str(sympy.latex(self.sympy))
+
+    @property
+    def python(self) -> str:
+        """The expression as Python with the functions of ``math``."""
+        return str(pycode(self.sympy))
+
+    @property
+    def lepton(self) -> str:
+        """The expression for PLUMED's CUSTOM and OpenMM's custom forces."""
+        return str(_Lepton({"full_prec": False}).doprint(self.sympy))
+
+    def q(self, features: ArrayLike, columns: Sequence[str]) -> NDArray[np.float64]:
+        """Evaluate the expression through sympy and numpy.
+
+        Parameters
+        ----------
+        features : (n, d), original units
+        columns : names of the d columns
+
+        Returns
+        -------
+        (n,) logits
+        """
+        table = np.asarray(features, dtype=np.float64)
+        return evaluate(self.sympy, {name: table[:, columns.index(column)] for name, column in self.symbols.items()})
+
+
+class _Lepton(StrPrinter):  # type: ignore[misc]
+    """Powers with ^, which is all that sets Lepton apart here."""
+
+    def _print_Pow(self, expr: Any, rational: bool = False) -> str:  # noqa: ARG002
+        base, exponent = expr.as_base_exp()
+        if exponent == -1:
+            return f"1/({self._print(base)})"
+        return f"({self._print(base)})^({self._print(exponent)})"
+
+
+def symbols_for(columns: Sequence[str]) -> dict[str, str]:
+    """Return for every column a name that can stand in a formula, its own if it can.
+
+    >>> symbols_for(["phi", "sin psi", "distance A-B"])
+    {'phi': 'phi', 'sin_psi': 'sin psi', 'distance_A_B': 'distance A-B'}
+    """
+    names: dict[str, str] = {}
+    for column in columns:
+        plain = re.sub(r"\W+", "_", column).strip("_") or "x"
+        name = (
+            plain if plain[0].isalpha() and not keyword.iskeyword(plain) and not hasattr(sympy, plain) else f"x_{plain}"
+        )
+        while name in names:
+            name += "_"
+        names[name] = column
+    return names
+
+
+def evaluate(expression: sympy.Expr, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Evaluate an expression over columns (n,); nan or inf where it has no value."""
+    names = list(columns)
+    function = sympy.lambdify([sympy.Symbol(name) for name in names], expression, "numpy")
+    n = len(next(iter(columns.values())))
+    with np.errstate(all="ignore"):
+        return np.broadcast_to(np.asarray(function(*columns.values()), dtype=np.float64), n)
+
+
+def to_sympy(
+    genome: Genome, names: Sequence[str], centre: NDArray[np.float64], scale: NDArray[np.float64]
+) -> sympy.Expr:
+    """Return a program as an expression of its inputs, their scaling undone.
+
+    Parameters
+    ----------
+    names : of the inputs, as symbols
+    centre, scale : (n_inputs,), the program was fitted to ``(column - centre) / scale``
+    """
+    inputs = [
+        (sympy.Symbol(name) - sympy.Float(c) if c else sympy.Symbol(name)) / sympy.Float(s)
+        for name, c, s in zip(names, centre.tolist(), scale.tolist(), strict=True)
+    ]
+    values: list[sympy.Expr] = [*inputs, sympy.Integer(1)]
+    n_fixed = len(values)
+    values += [sympy.Integer(0)] * len(genome.operations)
+    for node in active_nodes(genome, n_fixed).tolist():
+        a, b = (values[source] for source in genome.sources[node].tolist())
+        w0, w1 = (sympy.Float(weight) for weight in genome.weights[node].tolist())
+        values[n_fixed + node] = _MEANING[int(genome.operations[node])](a, b, w0, w1)
+    return values[-1]
+
+
+_MEANING: Final[Mapping[int, Callable[[Any, Any, Any, Any], Any]]] = {
+    SUM: lambda a, b, w0, w1: w0 * a + w1 * b,
+    DIFF: lambda a, b, w0, w1: w0 * a - w1 * b,
+    MUL: lambda a, b, w0, _: w0 * a * b,
+    DIV: lambda a, b, w0, _: w0 * a / b,
+    LOG: lambda a, _, w0, w1: sympy.log(w0 * a + w1),
+    EXP: lambda a, _, w0, _w1: sympy.exp(w0 * a),
+    SIN: lambda a, _, w0, w1: sympy.sin(w0 * a + w1),
+    COS: lambda a, _, w0, w1: sympy.cos(w0 * a + w1),
+    SIGMOID: lambda a, _, w0, w1: 1 / (1 + sympy.exp(-w0 * a - w1)),
+    SQUARE: lambda a, _, w0, w1: (w0 * a + w1) ** 2,
+}
+
+
+def loss_of(q: NDArray[np.float64], to_b: NDArray[np.float64], trials: NDArray[np.float64]) -> float:
+    """Return the loss per shot, ``sum(trials softplus(q) - to_b q) / sum(trials)``; inf where a logit is no number."""
+    if not np.isfinite(q).all():
+        return math.inf
+    return float((trials * np.logaddexp(0.0, q) - to_b * q).sum() / trials.sum())
+
+
+def parameters_of(expression: sympy.Expr) -> tuple[sympy.Expr, list[sympy.Symbol], NDArray[np.float64]]:
+    """Return an expression with a symbol for each of its constants, the symbols, and their values."""
+    symbols: list[sympy.Symbol] = []
+    values: list[float] = []
+
+    def replaced(part: Any) -> Any:
+        if isinstance(part, sympy.Float):
+            symbols.append(sympy.Dummy(f"c{len(symbols)}"))
+            values.append(float(part))
+            return symbols[-1]
+        return part.func(*map(replaced, part.args)) if part.args else part
+
+    return replaced(expression), symbols, np.array(values)
+
+
+def rounded(
+    expression: sympy.Expr,
+    columns: Mapping[str, NDArray[np.float64]],
+    to_b: NDArray[np.float64],
+    trials: NDArray[np.float64],
+) -> sympy.Expr:
+    """Return an expression with its constants rounded to what the shots support.
+
+    Standard errors come from the curvature of the loss, ``J^T diag(trials p (1 - p)) J``. A constant that its error
+    does not tell from zero is left out if the loss allows. Each other one keeps one digit beyond the leading one of
+    its error, more where the loss would rise by ``TOLERANCE`` otherwise.
+    """
+    general, symbols, values = parameters_of(expression)
+    if not symbols:
+        return expression
+    errors = _standard_errors(general, symbols, values, columns, trials)
+    before = loss_of(evaluate(expression, columns), to_b, trials)
+    for place in np.flatnonzero(np.abs(values) < INSIGNIFICANT * errors):
+        without = np.where(np.arange(len(values)) == place, 0.0, values)
+        left = general.subs(dict(zip(symbols, map(sympy.Float, without.tolist()), strict=True)), simultaneous=True)
+        if left.is_finite is not False and loss_of(evaluate(left, columns), to_b, trials) <= before + TOLERANCE:
+            values = without
+    for extra in range(_MOST_DIGITS):
+        short = [
+            sympy.Float(_to_digits(value, error, extra), 15) if value else sympy.Integer(0)
+            for value, error in zip(values, errors, strict=True)
+        ]
+        shorter = general.subs(dict(zip(symbols, short, strict=True)), simultaneous=True)
+        if loss_of(evaluate(shorter, columns), to_b, trials) <= before + TOLERANCE:
+            return shorter
+    return expression
+
+
+def _to_digits(value: float, error: float, extra: int) -> str:
+    leading = math.floor(math.log10(abs(value)))
+    last = math.floor(math.log10(error)) - 1 if 0.0 < error < math.inf else leading - 2
+    digits = min(max(leading - last, 0), _MOST_DIGITS) + extra
+    return f"{value:.{digits}e}"
+
+
+def _standard_errors(
+    general: sympy.Expr,
+    symbols: Sequence[sympy.Symbol],
+    values: NDArray[np.float64],
+    columns: Mapping[str, NDArray[np.float64]],
+    trials: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    inputs = [sympy.Symbol(name) for name in columns]
+    function = sympy.lambdify([*inputs, *symbols], [general, *(sympy.diff(general, s) for s in symbols)], "numpy")
+    n = len(trials)
+    with np.errstate(all="ignore"):
+        q, *slopes = (np.broadcast_to(part, n) for part in function(*columns.values(), *values))
+        jacobian = np.stack(slopes, axis=1)
+        weight = trials / (2.0 + np.exp(q) + np.exp(-q))
+        curvature = jacobian.T @ (weight[:, None] * jacobian)
+    if not np.isfinite(curvature).all():
+        return np.full(len(values), np.nan)
+    size = np.sqrt(np.maximum(np.diag(curvature), 1e-300))
+    covariance = np.linalg.pinv(curvature / np.outer(size, size), rcond=1e-10, hermitian=True) / np.outer(size, size)
+    return np.sqrt(np.maximum(np.diag(covariance), 0.0))
+
+
+def text_of(expression: sympy.Expr) -> str:
+    """Return sympy text with no more digits than there are."""
+    return str(sympy.sstr(expression, full_prec=False))

@@ -1,0 +1,235 @@
+"""Laws of symbolic regression: derivatives, losses, text in and out, and determinism."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+
+import numpy as np
+import openmm
+import pytest
+import sympy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from separatrix.symbolic import OPERATIONS, Formula, Shots, find_formulas
+from separatrix.symbolic.formula import evaluate, loss_of, rounded, symbols_for, to_sympy
+from separatrix.symbolic.kernels import N_WEIGHTS, SUM, Genome, Table, active_nodes, curvature_of, fit, logits
+
+N_INPUTS, N_NODES = 3, 6
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def random_genome(rng: np.random.Generator, weights: float = 0.5) -> Genome:
+    sources = rng.integers(0, N_INPUTS + 1 + np.arange(N_NODES + 1)[:, None], (N_NODES + 1, 2))
+    operations = rng.choice(list(OPERATIONS.values()), N_NODES + 1)
+    operations[-1], sources[-1] = SUM, (N_INPUTS + N_NODES, N_INPUTS)
+    return Genome(operations, sources, weights * rng.standard_normal((N_NODES + 1, 2)))
+
+
+def random_table(rng: np.random.Generator, n: int = 150) -> Table:
+    trials = rng.integers(1, 5, n).astype(float)
+    columns = np.vstack([rng.uniform(0.2, 2.0, (N_INPUTS, n)), np.ones(n)])
+    return Table(columns=columns, to_b=rng.binomial(trials.astype(int), 0.4).astype(float), trials=trials)
+
+
+def made_shots(law, seed: int = 0, n: int = 1_500, d: int = 4) -> Shots:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, d))
+    held_out = np.zeros(n, dtype=bool)
+    held_out[rng.permutation(n)[: n // 5]] = True
+    return Shots(
+        features=features,
+        columns=tuple(f"x{i}" for i in range(d)),
+        to_b=rng.binomial(2, 1 / (1 + np.exp(-law(features)))).astype(float),
+        trials=np.full(n, 2.0),
+        held_out=held_out,
+    )
+
+
+@given(SEEDS)
+def test_a_program_and_the_expression_made_from_it_give_the_same(seed):
+    rng = np.random.default_rng(seed)
+    genome, table = random_genome(rng), random_table(rng)
+    q = logits(genome, table)
+    names = ["a", "b", "c"]
+    centre, scale = np.array([0.0, 0.3, 0.0]), np.array([1.0, 2.0, 0.5])
+    original = table.columns[:3] * scale[:, None] + centre[:, None]
+    expression = to_sympy(genome, names, centre, scale)
+    if np.isfinite(q).all():
+        again = evaluate(expression, dict(zip(names, original, strict=True)))
+        np.testing.assert_allclose(again, q, rtol=1e-6, atol=1e-6)
+
+
+@given(SEEDS)
+def test_a_fit_lowers_the_loss_and_ends_where_it_is_flat(seed):
+    rng = np.random.default_rng(seed)
+    genome, table = random_genome(rng), random_table(rng)
+    before = loss_of(logits(genome, table), table.to_b, table.trials)
+    loss = fit(genome, table, 0)
+    if not math.isfinite(loss):
+        assert not np.isfinite(logits(genome, table)).all() or np.abs(logits(genome, table)).max() > 40.0
+        return
+    assert loss == pytest.approx(before, rel=1e-12)
+    assert fit(genome, table, 3) <= loss
+    fitted = fit(genome, table, 200)
+    assert loss_of(logits(genome, table), table.to_b, table.trials) == pytest.approx(fitted, rel=1e-12)
+
+
+@given(SEEDS)
+def test_the_curvature_is_that_of_the_slopes_of_q(seed):
+    rng = np.random.default_rng(seed)
+    genome, table = random_genome(rng), random_table(rng)
+    q = logits(genome, table)
+    if not (np.isfinite(q).all() and np.abs(q).max() < 30.0):
+        return
+    slopes = []
+    for node in active_nodes(genome, N_INPUTS + 1):
+        for which in range(N_WEIGHTS[genome.operations[node]]):
+            ends = []
+            for step in (1e-6, -1e-6):
+                genome.weights[node, which] += step
+                ends.append(logits(genome, table))
+                genome.weights[node, which] -= step
+            slopes.append((ends[0] - ends[1]) / 2e-6)
+    if not np.isfinite(slopes).all() or np.abs(slopes).max() > 1e3:
+        return
+    jacobian = np.stack(slopes, axis=1)
+    weight = table.trials / (2 + np.exp(q) + np.exp(-q)) / table.trials.sum()
+    np.testing.assert_allclose(
+        curvature_of(genome, table), jacobian.T @ (weight[:, None] * jacobian), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_what_would_overflow_is_refused_and_not_an_error():
+    columns = np.vstack([np.linspace(-100, 100, 50), np.zeros(50), np.ones(50), np.ones(50)])
+    table = Table(columns=columns, to_b=np.ones(50), trials=np.full(50, 2.0))
+    for operation, source in (("exp", 0), ("log", 0), ("sigmoid", 0), ("div", 2)):
+        sources = np.array([[source, 1], [N_INPUTS + 1, N_INPUTS]])
+        genome = Genome(np.array([OPERATIONS[operation], SUM]), sources, np.full((2, 2), 9.0))
+        assert fit(genome, table, 5) == math.inf
+        assert np.isnan(logits(genome, table)).any()
+
+
+def test_the_same_seed_gives_the_same_formulas_whatever_the_number_of_threads():
+    shots = made_shots(lambda x: 1.3 * x[:, 0] * x[:, 1])
+    runs = [find_formulas(shots, seed=3, islands=3, generations=25, workers=workers) for workers in (1, 2)]
+    assert runs[0] == runs[1]
+    other = find_formulas(shots, seed=4, islands=3, generations=25)
+    assert other != runs[0]
+
+
+def test_a_product_is_found_and_the_front_falls():
+    shots = made_shots(lambda x: 1.3 * x[:, 0] * x[:, 1] - 0.4)
+    seen = []
+    front = find_formulas(shots, seed=1, islands=4, generations=120, report=seen.append)
+    assert front[0].complexity == 0
+    assert not front[0].symbols
+    assert all(a.complexity < b.complexity for a, b in itertools.pairwise(front))
+    assert all(a.validation_loss > b.validation_loss for a, b in itertools.pairwise(front))
+    product = next(formula for formula in front if formula.complexity == 3)
+    assert set(product.symbols) == {"x0", "x1"}
+    general = product.sympy
+    assert sympy.diff(general, sympy.Symbol("x0"), sympy.Symbol("x1")) == pytest.approx(1.3, abs=0.15)
+    assert seen[-1].share == 1.0
+    assert seen[-1].best_loss <= product.training_loss + 1e-4
+    # What is reported is what sympy makes of the text.
+    q = product.q(shots.features, shots.columns)
+    for rows, loss in ((~shots.held_out, product.training_loss), (shots.held_out, product.validation_loss)):
+        assert loss_of(q[rows], shots.to_b[rows], shots.trials[rows]) == pytest.approx(loss, abs=1e-12)
+
+
+def test_a_search_that_is_stopped_returns_what_it_has():
+    stop = threading.Event()
+    calls = []
+
+    def report(progress):
+        calls.append(progress)
+        stop.set()
+
+    front = find_formulas(
+        made_shots(lambda x: x[:, 0]), seed=0, islands=2, generations=100_000, report=report, stop=stop
+    )
+    assert front
+    assert calls[0].share < 1.0
+
+
+def test_operations_are_chosen_by_name():
+    shots = made_shots(lambda x: np.sin(2 * x[:, 0]))
+    front = find_formulas(shots, seed=0, operations=["sum", "mul"], islands=2, generations=20)
+    assert not any(formula.sympy.has(sympy.sin, sympy.cos, sympy.exp, sympy.log) for formula in front)
+    with pytest.raises(ValueError, match=r"expected operations out of sum, diff, .*, got tanh"):
+        find_formulas(shots, seed=0, operations=["tanh"])
+
+
+def test_constants_are_rounded_to_what_the_shots_support():
+    shots = made_shots(lambda x: 1.234567 * x[:, 0] + 0.01 * x[:, 1], n=4_000)
+    columns = dict(zip(shots.columns, shots.features.T, strict=True))
+    x0, x1 = sympy.symbols("x0 x1")
+    fitted = sympy.Float(1.2345678) * x0 + sympy.Float(0.0001234567) * x1
+    short = rounded(fitted, columns, shots.to_b, shots.trials)
+    assert short.free_symbols == {x0}
+    assert len(str(sympy.sstr(short.coeff(x0), full_prec=False))) <= 5
+    assert float(short.coeff(x0)) == pytest.approx(1.2345678, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "1.5*x*y - 0.25",
+        "2.12 - 3.06*exp(-0.659*x)",
+        "0.97*y + 2.0*sin(2.014*x + 0.045)",
+        "1/(exp(-2.0*x) + 1) - 0.5*log(0.3*y + 2.0)",
+        "(0.5*x - 1.0)**2/(y + 3.0)",
+        "x**(-2) + cos(y)**3 - 1.0e-7*x",
+    ],
+)
+def test_text_for_other_programs_means_the_same(expression):
+    formula = Formula(
+        expression=expression, symbols={"x": "x", "y": "y"}, complexity=1, training_loss=0.5, validation_loss=0.5
+    )
+    points = np.random.default_rng(0).uniform(0.3, 2.0, (20, 2))
+    expected = formula.q(points, ["x", "y"])
+    python = [eval(formula.python, {"math": math}, {"x": x, "y": y}) for x, y in points.tolist()]  # noqa: S307
+    np.testing.assert_allclose(python, expected, rtol=1e-12)
+    system = openmm.System()
+    system.addParticle(1.0)
+    force = openmm.CustomExternalForce(formula.lepton)
+    force.addParticle(0)
+    system.addForce(force)
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    energies = []
+    for x, y in points.tolist():
+        context.setPositions([(x, y, 0.0)])
+        energies.append(context.getState(energy=True).getPotentialEnergy()._value)
+    np.testing.assert_allclose(energies, expected, rtol=1e-6)
+    assert formula.latex
+
+
+def test_names_that_cannot_stand_in_a_formula_are_replaced():
+    names = symbols_for(["phi", "sin psi", "sin-psi", "lambda", "2nd", "E", "distance ALA2-N ALA2-CA"])
+    assert list(names.values()) == ["phi", "sin psi", "sin-psi", "lambda", "2nd", "E", "distance ALA2-N ALA2-CA"]
+    assert len(names) == 7
+    for name in names:
+        assert sympy.sympify(f"2*{name}", locals={name: sympy.Symbol(name)}).free_symbols == {sympy.Symbol(name)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": ("a",)}, r"expected 1500 counts and 4 names"),
+        ({"to_b": np.ones(3)}, r"expected 1500 counts and 4 names for features of shape \(1500, 4\), got \[3, 1500\]"),
+        ({"trials": np.zeros(1500)}, "at least one trial in every row"),
+        ({"held_out": np.ones(1500, dtype=bool)}, "expected some rows held out and some not"),
+    ],
+)
+def test_shots_that_do_not_line_up_are_refused(change, message):
+    good = made_shots(lambda x: x[:, 0])
+    fields = {name: getattr(good, name) for name in ("features", "columns", "to_b", "trials", "held_out")}
+    with pytest.raises(ValueError, match=message):
+        Shots(**{**fields, **change})
+    features = good.features.copy()
+    features[7, 2] = np.nan
+    with pytest.raises(ValueError, match="expected numbers, found nan in 'x2', row 7"):
+        Shots(**{**fields, "features": features})
