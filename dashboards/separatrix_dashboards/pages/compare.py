@@ -17,14 +17,12 @@ from separatrix_dashboards.pages.cards import compare_address
 from separatrix_dashboards.pages.shell import shell
 from separatrix_dashboards.theme import empty, html
 from separatrix_dashboards.views.base import Watch, card
-from separatrix_dashboards.views.compare import (
+from separatrix_dashboards.views.compare import Comparison, comparison, family
+from separatrix_dashboards.views.compare_committors import (
     CommittorPair,
-    Comparison,
     agreement_words,
     committor_pair,
-    comparison,
     draw_committors,
-    family,
 )
 from separatrix_dashboards.views.live import CELL, grid
 from separatrix_dashboards.views.live_figures import from_zero

@@ -20,23 +20,16 @@ from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import GREEN, GREY, empty, html
 from separatrix_dashboards.views.base import Scope, View, card
+from separatrix_dashboards.views.committor_axes import LAYERS, Choice, first_choice, layers_of
 from separatrix_dashboards.views.committor_figure import (
     OVERLAYS,
     draw_curve,
     draw_map,
     finish,
-    key_html,
     show_overlays,
 )
-from separatrix_dashboards.views.committor_map import (
-    LAYERS,
-    Choice,
-    Numbers,
-    committor_map,
-    dependence,
-    first_choice,
-    layers_of,
-)
+from separatrix_dashboards.views.committor_key import key_html
+from separatrix_dashboards.views.committor_map import Numbers, committor_map, dependence
 from separatrix_dashboards.widgets import button, choices, integer, one_of, select, slider
 from separatrix_dashboards.words import escaped, with_error
 
