@@ -330,6 +330,28 @@ def test_the_page_begins_with_a_family_and_says_what_is_not_there(folder):
 
 
 @pytest.mark.usefixtures("into_hub")
+def test_the_page_offers_runs_that_come_and_keeps_what_is_chosen(folder):
+    hub = Hub(folder)
+    try:
+        shown = ComparePage(hub, ("landscape", "uniform"))
+        before = list(shown._runs.options)
+
+        def looked():
+            shown.look()
+            return shown._runs.options
+
+        shutil.copytree(folder / "landscape", folder / "late")
+        until(lambda: looked() == sorted([*before, "late"]))
+        for name in ("late", "landscape"):
+            shutil.rmtree(folder / name)
+        until(lambda: looked() == before)
+        assert shown._runs.value == ["landscape", "uniform"]
+        shown.close()
+    finally:
+        hub.close()
+
+
+@pytest.mark.usefixtures("into_hub")
 @pytest.mark.parametrize("name", ["empty", "landscape", "molecule", "running", "failed"])
 def test_the_page_shows_every_kind_of_run(folder, running_run, failed_run, name):
     assert running_run == folder / "running"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import panel as pn
 import panel_material_ui as pmui
+from bokeh.models import Checkbox, CustomJS
 from panel.util import edit_readonly
 
 from separatrix_dashboards.theme import CSS, THEME_CONFIG, html
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from separatrix_dashboards.workspace import Workspace
 
 LINKS = (("Runs", "./"), ("New session", "new"), ("Compare", "compare"))
+
+_REMEMBER = 'localStorage.setItem("separatrix-lights", lights.active ? "dark" : "light")'
+_AS_BEFORE = """
+const chosen = localStorage.getItem("separatrix-lights")
+const dark = chosen === null ? window.matchMedia("(prefers-color-scheme: dark)").matches : chosen === "dark"
+if (dark) lights.active = true
+"""
 
 _BAR = """
 :host { color: inherit; }
@@ -37,20 +45,39 @@ def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = 
     head : stays in sight while the rest scrolls
     """
     content = [] if head is None else [_sticky(head)]
+    lights = _lights()
     page = pmui.Page(
         title="Separatrix",
         meta_title=f"{title} · Separatrix" if title else "Separatrix",
         header=[_bar(workspace, role, title)],
-        main=[pn.Column(*content, *main, sizing_mode="stretch_width", margin=(0, 18, 24, 18))],
+        main=[
+            pn.Column(
+                *content, *main, pn.pane.Bokeh(lights, margin=0), sizing_mode="stretch_width", margin=(0, 18, 24, 18)
+            )
+        ],
         main_width=1560,
         sidebar_variant="temporary",
         theme_config=THEME_CONFIG,
         busy_indicator=None,
         stylesheets=[CSS],
     )
+    lights.on_change("active", lambda attribute, old, new: setattr(page, "dark_theme", new))
+    page.param.watch(lambda event: setattr(lights, "active", event.new), "dark_theme")
     with edit_readonly(page):
         page.busy = pn.rx(False)  # else the server's own state, which all pages share, keeps every page for ever
     return page
+
+
+def _lights() -> Checkbox:
+    """Return a box in nobody's sight that is ticked on dark pages; the browser remembers it from page to page.
+
+    Until somebody chose, pages are as light or dark as the other windows of the machine.
+    """
+    lights = Checkbox(active=False, visible=False)
+    lights.js_on_change("active", CustomJS(args={"lights": lights}, code=_REMEMBER))
+    if pn.state.curdoc is not None:
+        pn.state.curdoc.js_on_event("document_ready", CustomJS(args={"lights": lights}, code=_AS_BEFORE))
+    return lights
 
 
 def _bar(workspace: Workspace, role: Role, title: str) -> pn.pane.HTML:

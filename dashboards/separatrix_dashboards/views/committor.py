@@ -33,7 +33,7 @@ from separatrix_dashboards.views.committor_map import Numbers, committor_map, de
 from separatrix_dashboards.widgets import button, choices, integer, one_of, select, slider
 from separatrix_dashboards.words import escaped, with_error
 
-MAP_HEIGHT: Final = 440
+MAP_HEIGHT: Final = 370
 PLAY_SECONDS: Final = 0.7
 
 FIRST_TRAINING: Final = 10
@@ -150,7 +150,6 @@ class CommittorView(View):
                     "Where shots begin",
                     histogram.pane,
                     note="Predicted before each shot: <b>all shots</b> in grey, those that gave a transition in green.",
-                    margin=(12, 0, 0, 0),
                 ),
                 width=_SIDE,
                 margin=(0, 0, 0, 12),
@@ -344,8 +343,8 @@ def version_words(numbers: Numbers) -> str:
     """Return which model is shown, on one line."""
     if not numbers.version:
         return ""
-    loss = "" if numbers.loss is None else f", held-out loss {numbers.loss:.2f}"
-    return f"Model {numbers.version} of {numbers.n_versions}, trained on {numbers.n_shots} shots{loss}"
+    loss = "" if numbers.loss is None else f", held-out loss {numbers.loss:.3f}"
+    return f"Model {numbers.version} of {numbers.n_versions}, trained on {numbers.n_shots:,} shots{loss}"
 
 
 def numbers_html(numbers: Numbers, n_states: int) -> str:
