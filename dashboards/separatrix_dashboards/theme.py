@@ -72,7 +72,7 @@ MATERIAL_DARK: Final[dict[str, Any]] = MATERIAL | {
     "palette": {
         "primary": {"main": SKY},
         "secondary": {"main": "#f2b993"},
-        "background": {"default": "#14181d", "paper": "#1c2127"},
+        "background": {"default": "#1c2127", "paper": "#1c2127"},
     },
     "components": _LOW_BAR | {"MuiAppBar": {"styleOverrides": {"root": {"&&": DARK_BAR}}}},
 }

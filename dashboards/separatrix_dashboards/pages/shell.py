@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 LINKS = (("Runs", "./"), ("New session", "new"), ("Compare", "compare"))
 
-_REMEMBER = 'localStorage.setItem("separatrix-lights", lights.active ? "dark" : "light")'
-_AS_BEFORE = """
-const chosen = localStorage.getItem("separatrix-lights")
-const dark = chosen === null ? window.matchMedia("(prefers-color-scheme: dark)").matches : chosen === "dark"
-if (dark) lights.active = true
+LIGHTS = "separatrix-lights"
+"""Name of the cookie that says whether pages are dark."""
+
+_REMEMBER = f"""
+const are = lights.active ? "dark" : "light"
+document.cookie = `{LIGHTS}=${{are}}; path=/; max-age=31536000; SameSite=Lax`
+"""
+_AS_BEFORE = f"""
+const chosen = /(?:^|; ){LIGHTS}=(\\w+)/.exec(document.cookie)?.[1]
+const others = window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"
+if ((chosen ?? others) === "dark") lights.active = true
 """
 
 _BAR = """
@@ -58,6 +64,7 @@ def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = 
         main_width=1560,
         sidebar_variant="temporary",
         theme_config=THEME_CONFIG,
+        dark_theme=lights.active,
         busy_indicator=None,
         stylesheets=[CSS],
     )
@@ -71,11 +78,13 @@ def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = 
 def _lights() -> Checkbox:
     """Return a box in nobody's sight that is ticked on dark pages; the browser remembers it from page to page.
 
-    Until somebody chose, pages are as light or dark as the other windows of the machine.
+    A server that hands cookies to its pages makes them dark from the start. Otherwise, and until somebody chose,
+    the browser says it once it has made the page: it is as light or dark as the other windows of the machine.
     """
-    lights = Checkbox(active=False, visible=False)
+    chosen = (pn.state.cookies or {}).get(LIGHTS)
+    lights = Checkbox(active=chosen == "dark", visible=False)
     lights.js_on_change("active", CustomJS(args={"lights": lights}, code=_REMEMBER))
-    if pn.state.curdoc is not None:
+    if chosen is None and pn.state.curdoc is not None:
         pn.state.curdoc.js_on_event("document_ready", CustomJS(args={"lights": lights}, code=_AS_BEFORE))
     return lights
 
