@@ -130,6 +130,12 @@ class CommittorView(View):
             height=170,
             ready=_from_zero,
         )
+        no_shots = html('<div class="sx-note">Drawn from the first shot on.</div>')
+
+        def show_histogram(snapshot: RunSnapshot) -> None:
+            histogram.pane.visible, no_shots.visible = snapshot.n_shots > 0, not snapshot.n_shots
+
+        self.scope.follow(show_histogram)
         self.scope.follow(self._follow)
         self._look()
         versions = pn.Row(self.play, self.place, self.learned_from, sizing_mode="stretch_width")
@@ -148,6 +154,7 @@ class CommittorView(View):
                 card("Model", self.numbers),
                 card(
                     "Where shots begin",
+                    no_shots,
                     histogram.pane,
                     note="Predicted before each shot: <b>all shots</b> in grey, those that gave a transition in green.",
                 ),
