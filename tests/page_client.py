@@ -42,12 +42,16 @@ class Page:
         await self._greeted.wait()
         await self._send("PULL-DOC-REQ", {})
         await self._pulled.wait()
-        await self._tell("document_ready", {})
+        await self._made()
         return self
 
     async def __aexit__(self, *_):
         self._socket.close()
         await self._listener
+
+    async def _made(self):
+        """Say that the page is made, as a browser does."""
+        await self._tell("document_ready", {})
 
     def _fetch(self):
         with urllib.request.urlopen(f"{self.url}/{self.address}") as answer:  # noqa: S310

@@ -8,7 +8,8 @@ pile up:
   computes.
 - A browser that is slow gets no second update before it has shown the first. One that says nothing at all (its page was
   closed, its output cleared) costs nothing until it speaks again.
-- A page that was loaded anew shows the cell as it was first; it is given its content anew.
+- A page that was loaded anew shows the cell as it was first; it is given its content anew. One that is merely late, and
+  says so again and again, is not: making it anew would make it later still.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ PATIENCE = 10.0
 KEPT_ASLEEP = 4
 """Cells whose browsers are silent are kept so that these may come back: a laptop wakes, a page is loaded anew."""
 
+LATE_WORDS = 3
+"""Times that a silent browser may say again that it has not shown the last update, before that is taken for lost."""
+
 COLOURS = """
 :host {
   --panel-primary-color: #0b5a8f;
@@ -74,7 +78,7 @@ class Pulse(AnyWidgetComponent):
     """Tells how many updates the browser has shown, with every update, and now and then that it is still there."""
 
     sent = param.Integer(default=0, doc="Updates sent.")
-    shown = param.List(default=[], doc="[updates shown, a number that differs each time].")
+    shown = param.List(default=[], doc="[updates shown, a number that differs each time, another for every page].")
 
     # Panel 1.9 hands a JSComponent's model to every component that comes after one in the same window, and calls no
     # cleanup then: the adapter is asked for, and the clock looks for itself whether it is still wanted.
@@ -82,9 +86,12 @@ class Pulse(AnyWidgetComponent):
     export default {
       render({ model, el, view }) {
         model = view?.adapter ?? model;
+        // Of this output on this page, however often it is laid out.
+        const owner = view?.model ?? model;
+        const page = owner.page_of_its_own ??= Math.random();
         let words = 0;
         const tell = () => {
-          model.set("shown", [model.get("sent"), Date.now() + ++words / 1000]);
+          model.set("shown", [model.get("sent"), Date.now() + ++words / 1000, page]);
           model.save_changes();
         };
         const stop = () => {
@@ -140,7 +147,8 @@ class Cell(pn.Column):
         super().__init__(sizing_mode="stretch_width", margin=0, design=Native)
         self._hub, self._feed, self._make = hub, feed, make
         self._pulse = Pulse()
-        self._sent = self._shown = 0
+        self._sent, self._late = 0, 0
+        self._page: float | None = None
         self._waits_since: float | None = time.monotonic()  # for the browser to say that it is there
         self._waiting: list[Callable[[], None]] = []
         self._closed = False
@@ -148,7 +156,7 @@ class Cell(pn.Column):
         with LOCK:
             self._watch = CellWatch(hub, feed, self)
             self[:] = [make(self._watch), self._pulse]
-        self._pulse.param.watch(lambda event: self._hear(int(event.new[0])), "shown")
+        self._pulse.param.watch(lambda event: self._hear(int(event.new[0]), event.new[2]), "shown")
 
     # -- to the browser ------------------------------------------------------------------------------------------------
 
@@ -220,27 +228,32 @@ class Cell(pn.Column):
 
     # -- from the browser ----------------------------------------------------------------------------------------------
 
-    def _hear(self, shown: int) -> None:
-        """Take the browser's word that it has shown so many updates; runs under the lock."""
+    def _hear(self, shown: int, page: float) -> None:
+        """Take a page's word that it has shown so many updates; runs under the lock."""
         if self._closed:
             return
-        woke = self in _asleep
-        if woke:
+        anew, self._page = page != self._page and self._page is not None, page
+        asleep = self in _asleep
+        if shown != self._sent:
+            # Its browser has the last update still before it, unless the page is another one or the update is lost.
+            self._late += asleep
+            if anew or self._late > LATE_WORDS:
+                self._renew()
+            return
+        self._late, self._waits_since = 0, None
+        if asleep:
             _asleep.remove(self)
-        if shown < self._shown or (woke and shown != self._sent):
-            self._shown = self._sent
-            self._renew()
-        elif shown == self._sent:
-            self._shown, self._waits_since = shown, None
-            if woke:
-                self._hub.add(self._watch)
-                waiting, self._waiting = self._waiting, []
-                self._update(*waiting, self._look_again)
-            else:
-                self._show_next()
+            self._hub.add(self._watch)
+            waiting, self._waiting = self._waiting, []
+            self._update(*waiting, self._look_again)
+        else:
+            self._show_next()
 
     def _renew(self) -> None:
         """Make the content anew: the browser shows, and knows, an older one."""
+        if self in _asleep:
+            _asleep.remove(self)
+        self._late = 0
         self._watch.close()
         self._watch, self._waiting, self._sheets = CellWatch(self._hub, self._feed, self), [], {}
         content = [self._make(self._watch), self._pulse]

@@ -55,10 +55,16 @@ STATE_CHIPS: Final = {
 
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
+DARK_BAR: Final = {"backgroundColor": "#222a33", "backgroundImage": "none", "color": "#e9edf1"}
+
+_LOW_BAR: Final[dict[str, Any]] = {"MuiToolbar": {"styleOverrides": {"root": {"&&": {"minHeight": 48}}}}}
+"""A low bar leaves a map and its key in one sight on a small screen."""
+
 MATERIAL: Final[dict[str, Any]] = {
     "palette": {"primary": {"main": ACCENT}, "secondary": {"main": ORANGE}},
     "typography": {"fontFamily": FONT, "fontSize": 13},
     "shape": {"borderRadius": 8},
+    "components": _LOW_BAR,
 }
 """Theme of the Material components, light."""
 
@@ -66,8 +72,9 @@ MATERIAL_DARK: Final[dict[str, Any]] = MATERIAL | {
     "palette": {
         "primary": {"main": SKY},
         "secondary": {"main": "#f2b993"},
-        "background": {"default": "#14181d", "paper": "#1c2127"},
-    }
+        "background": {"default": "#1c2127", "paper": "#1c2127"},
+    },
+    "components": _LOW_BAR | {"MuiAppBar": {"styleOverrides": {"root": {"&&": DARK_BAR}}}},
 }
 """Theme of the Material components, dark."""
 

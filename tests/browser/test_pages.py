@@ -63,6 +63,7 @@ def test_every_tab_shows_a_finished_run(page, server, screenshots, run):
     for view in VIEWS.values():
         page.locator(".bk-tab", has_text=view.title).click()
         expect(page.get_by_text(signs[view.id]).first).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("drawing", exact=True)).to_have_count(0, timeout=PATIENCE)
         page.wait_for_timeout(1500)  # figures come after their words
         page.screenshot(path=screenshots / f"{run}-{view.id}.png")
 
@@ -98,21 +99,68 @@ def test_a_session_is_made_started_paused_resumed_and_stopped(page, server, scre
 def test_a_chosen_path_moves_in_the_viewer(page, server, screenshots):
     page.goto(f"{server.url}/run?name=molecule&tab=paths")
     expect(page.get_by_text(re.compile(r"frame \d+ / \d+")).first).to_be_visible(timeout=PATIENCE)
+    viewer = page.locator(".separatrix-viewer")
+    box = viewer.get_by_role("button", name="Pause").bounding_box()
+    assert box["y"] + box["height"] <= 800, "what plays the path is out of sight"
     shown = page.get_by_text(re.compile(r"^shot \d+$")).first
     before = shown.inner_text()
     rows = page.locator("tr", has_text=re.compile(r"^\s*\d+"))
     expect(rows.nth(3)).to_be_visible(timeout=PATIENCE)
     rows.nth(3).click()
     expect(shown).not_to_have_text(before, timeout=PATIENCE)
+    canvas = viewer.locator("canvas")
+    canvas.scroll_into_view_if_needed()  # a viewer that is out of sight stands still
+    expect(canvas).to_be_visible(timeout=PATIENCE)
+    where = viewer.get_by_text(re.compile(r"frame \d+ / \d+"))
+    expect(where).not_to_have_text(where.inner_text(), timeout=PATIENCE)
     page.screenshot(path=screenshots / "path.png")
 
 
 def test_the_map_can_show_another_layer(page, server, screenshots):
     page.goto(f"{server.url}/run?name=landscape&tab=committor")
-    for layer in ("exact", "spread"):
-        page.get_by_role("button", name=layer).first.click(timeout=PATIENCE)
-        page.wait_for_timeout(2500)
+    # The key of the map tells what it shows.
+    for layer, words in (("exact", "exact p_B"), ("spread", "spread of p_B over the ensemble"), ("learned", "p_B")):
+        page.get_by_role("button", name=layer, exact=True).first.click(timeout=PATIENCE)
+        expect(page.get_by_text(words, exact=True).first).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("drawing", exact=True)).to_have_count(0, timeout=PATIENCE)
+        page.wait_for_timeout(1000)  # figures come after their words
         page.screenshot(path=screenshots / f"map-{layer}.png")
+    box = page.get_by_role("button", name="Play", exact=True).first.bounding_box()
+    assert box["y"] + box["height"] <= 800, "what plays the versions is out of sight"
+
+
+def test_the_map_is_over_the_variables_that_are_chosen(page, server, screenshots):
+    page.goto(f"{server.url}/run?name=molecule&tab=committor")
+    expect(page.get_by_text("separatrix, p_B = ½").first).to_be_visible(timeout=PATIENCE)
+    page.get_by_label("horizontal").select_option("psi")
+    expect(page.get_by_label("vertical")).to_have_value("phi", timeout=PATIENCE)
+    shown = """() => Bokeh.documents[0].all_models.size && [...Bokeh.documents[0].all_models]
+      .some(axis => axis.type === "LinearAxis" && axis.axis_label === "phi (degrees)" && axis.id &&
+        [...Bokeh.documents[0].all_models].some(figure => figure.left?.includes?.(axis)))"""
+    page.wait_for_function(shown, timeout=PATIENCE)
+    page.screenshot(path=screenshots / "map-swapped.png")
+
+
+def test_pages_stay_as_dark_as_they_were_chosen(page, server, screenshots):
+    def is_dark(lights):
+        colour = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+        page.wait_for_function(f"({colour}[0] < 80) === {str(lights).lower()}", timeout=PATIENCE)
+
+    page.goto(server.url)
+    expect(page.get_by_text("landscape", exact=True).first).to_be_visible(timeout=PATIENCE)
+    is_dark(False)
+    page.get_by_role("button", name="Toggle theme").click()
+    is_dark(True)
+    page.goto(f"{server.url}/run?name=landscape")
+    expect(state(page)).to_have_text("finished", timeout=PATIENCE)
+    is_dark(True)
+    page.screenshot(path=screenshots / "dark.png")
+    page.get_by_role("button", name="Toggle theme").click()
+    is_dark(False)
+    page.goto(f"{server.url}/compare")
+    expect(page.get_by_text("Runs that differ in their seed alone as one")).to_be_visible(timeout=PATIENCE)
+    page.wait_for_timeout(3000)
+    is_dark(False)
 
 
 def test_runs_are_compared(page, server, screenshots):

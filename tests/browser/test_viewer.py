@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlparse
 
 import numpy as np
 import panel as pn
 import pytest
 from panel_material_ui import Page as MaterialPage
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 from scipy.spatial.transform import Rotation
 
 import separatrix
@@ -25,20 +23,6 @@ ALANINE = (Path(separatrix.__file__).parent / "systems" / "data" / "alanine-dipe
 PARTICLE = "HETATM    1 X    PAR A   1      -5.580  14.420   0.000  1.00  0.00          EP"
 N_FRAMES = 37
 FRAME_TIME = 0.02
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-]
 
 DRAWN = """canvas => {
   const flat = document.createElement("canvas");
@@ -56,33 +40,11 @@ DRAWN = """canvas => {
 """How much of a canvas is not its background, which is the colour of its first pixel."""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with sync_playwright() as playwright:
-        executable = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser) -> Iterator[Page]:
-    """Return a page that fails the test when it asks another host for something or reports an error."""
-    page = browser.new_page(viewport={"width": 900, "height": 640})
-    foreign: list[str] = []
-    errors: list[str] = []
-
-    def request(request) -> None:
-        if not request.url.startswith(("data:", "blob:")) and urlparse(request.url).hostname != "localhost":
-            foreign.append(request.url)
-
-    page.on("request", request)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    yield page
-    page.close()
-    assert not foreign
-    assert not errors
+def page(page, browser_thread) -> Page:
+    """Return a page as small as a viewer's corner of one."""
+    browser_thread.run(page.set_viewport_size, {"width": 900, "height": 640})
+    return page
 
 
 @pytest.fixture

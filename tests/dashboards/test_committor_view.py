@@ -18,6 +18,7 @@ from separatrix.units import thermal_energy
 from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Hub
+from separatrix_dashboards.views import committor_axes as axes
 from separatrix_dashboards.views import committor_map as maps
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.committor import (
@@ -28,18 +29,19 @@ from separatrix_dashboards.views.committor import (
     numbers_html,
     version_words,
 )
+from separatrix_dashboards.views.committor_axes import LAYERS, Axis, Choice, first_choice, layers_of
 from separatrix_dashboards.views.committor_figure import (
     OVERLAYS,
     contours,
     draw_map,
     finish,
     glyphs,
-    key_html,
     outcome_of,
     outcomes,
     show_overlays,
 )
-from separatrix_dashboards.views.committor_map import Axis, Choice, committor_map, dependence, first_choice, layers_of
+from separatrix_dashboards.views.committor_key import key_html
+from separatrix_dashboards.views.committor_map import committor_map, dependence
 
 POTENTIAL = {
     "kind": "potential",
@@ -137,7 +139,7 @@ def test_every_run_is_drawn_and_then_streams(any_feed, y):
     assert histogram.figure is not None
 
 
-@pytest.mark.parametrize("layer", maps.LAYERS)
+@pytest.mark.parametrize("layer", LAYERS)
 def test_a_figure_made_of_an_empty_run_takes_the_data_of_a_finished_one(empty_run, landscape, layer):
     choice = Choice(x="x", y="y", layer=layer)
     empty, full = Feed(empty_run), landscape
@@ -214,7 +216,7 @@ def test_the_map_of_a_landscape_is_the_model_on_positions(landscape):
 def test_swapped_axes_give_the_transposed_map(landscape):
     plain, swapped = found(landscape), found(landscape, x="y", y="x")
     assert [axis.name for axis in swapped.axes] == ["y", "x"]
-    for name in maps.LAYERS:
+    for name in LAYERS:
         np.testing.assert_allclose(swapped.layer(name), plain.layer(name).T, atol=1e-6)
     np.testing.assert_allclose(swapped.energy, plain.energy.T)
     np.testing.assert_array_equal(swapped.count, plain.count.T)
@@ -324,7 +326,8 @@ def test_the_map_of_a_molecule_is_a_conditional_mean(molecule):
 
 
 def test_only_the_newest_frames_are_looked_at_when_there_are_many(molecule, monkeypatch):
-    monkeypatch.setattr(maps, "MOST_FRAMES", 500)
+    for module in (axes, maps):
+        monkeypatch.setattr(module, "MOST_FRAMES", 500)
     feed = Feed(molecule.path)
     result = found(feed)
     assert result.count.sum() == 500

@@ -25,6 +25,7 @@ from separatrix_dashboards.pages import compare as page
 from separatrix_dashboards.pages.cards import compare_address
 from separatrix_dashboards.pages.compare import ComparePage, names_in
 from separatrix_dashboards.views import compare
+from separatrix_dashboards.views import compare_committors as pairs
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.live_figures import Latest
 
@@ -195,34 +196,34 @@ def test_numbers_show_two_figures_of_their_error(error, digits):
 
 def test_two_committors_are_compared_on_the_shooting_points_of_the_first(landscape_run, uniform_run):
     first, second = Feed(landscape_run), Feed(uniform_run)
-    pair = compare.compare_committors(first, first.snapshot, second)
+    pair = pairs.compare_committors(first, first.snapshot, second)
     frames = first.snapshot.frames
     features = frames["features"][frames["offset"] == 0]
     assert pair.first == pytest.approx(first.model().p_B(features))
     assert pair.second == pytest.approx(second.model().p_B(features))
     assert pair.agreement.n == 300
     assert pair.agreement.r_squared > 0.5
-    same = compare.compare_committors(first, first.snapshot, first)
+    same = pairs.compare_committors(first, first.snapshot, first)
     assert (same.agreement.rmse, same.agreement.r_squared) == (0.0, pytest.approx(1.0))
-    assert "300 shooting points" in compare.agreement_words(pair.agreement)
-    points = compare.draw_committors(pair, "a", "b").Scatter.I
+    assert "300 shooting points" in pairs.agreement_words(pair.agreement)
+    points = pairs.draw_committors(pair, "a", "b").Scatter.I
     assert points.dimension_values(1) == pytest.approx(pair.second)
 
 
 def test_committors_that_cannot_be_compared_say_why(landscape_run, molecule_run, empty_run):
     landscape, molecule, empty = Feed(landscape_run), Feed(molecule_run), Feed(empty_run)
     with pytest.raises(SeparatrixError, match="different descriptors"):
-        compare.compare_committors(landscape, landscape.snapshot, molecule)
+        pairs.compare_committors(landscape, landscape.snapshot, molecule)
     with pytest.raises(SeparatrixError, match="empty has no model yet"):
-        compare.compare_committors(landscape, landscape.snapshot, empty)
+        pairs.compare_committors(landscape, landscape.snapshot, empty)
 
 
 def test_a_newer_model_is_another_question(landscape_run):
     feed = Feed(landscape_run)
-    before = compare.committor_pair(feed)
-    assert compare.committor_pair(feed).key == before.key
+    before = pairs.committor_pair(feed)
+    assert pairs.committor_pair(feed).key == before.key
     feed.snapshot = replace(feed.snapshot, reports={99: {}})
-    assert compare.committor_pair(feed).key != before.key
+    assert pairs.committor_pair(feed).key != before.key
 
 
 # -- the work is done once ---------------------------------------------------------------------------------------------
@@ -323,6 +324,28 @@ def test_the_page_begins_with_a_family_and_says_what_is_not_there(folder):
         assert len(problems) == 1
         assert "no run at" in problems[0]
         assert "expected a run below" in problems[0]
+        shown.close()
+    finally:
+        hub.close()
+
+
+@pytest.mark.usefixtures("into_hub")
+def test_the_page_offers_runs_that_come_and_keeps_what_is_chosen(folder):
+    hub = Hub(folder)
+    try:
+        shown = ComparePage(hub, ("landscape", "uniform"))
+        before = list(shown._runs.options)
+
+        def looked():
+            shown.look()
+            return shown._runs.options
+
+        shutil.copytree(folder / "landscape", folder / "late")
+        until(lambda: looked() == sorted([*before, "late"]))
+        for name in ("late", "landscape"):
+            shutil.rmtree(folder / name)
+        until(lambda: looked() == before)
+        assert shown._runs.value == ["landscape", "uniform"]
         shown.close()
     finally:
         hub.close()

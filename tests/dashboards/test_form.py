@@ -20,7 +20,7 @@ from separatrix.config import (
 from separatrix.errors import SeparatrixError
 from separatrix.systems import CATALOGUE, resolve
 from separatrix_dashboards.form import ConfigForm, check
-from separatrix_dashboards.form.config_form import place_of
+from separatrix_dashboards.form.problems import place_of
 from separatrix_dashboards.form.specs import field_specs, parse_cell, show_cell
 
 SECTIONS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from separatrix_dashboards.form.config_form import ConfigForm, check, plain_error
+from separatrix_dashboards.form.config_form import ConfigForm
+from separatrix_dashboards.form.problems import check, plain_error
 
 __all__ = ["ConfigForm", "check", "plain_error"]

@@ -217,8 +217,9 @@ def _numbers(facts: CardFacts) -> str:
         f'<div class="numbers"><div><div class="sx-fact-name">yield</div>'
         f'<div class="sx-number">{with_error(facts.rate, facts.rate_error)}</div>'
         f'<div class="sx-fact-more">{ideal}</div></div>'
-        f'<div class="learning">{_sparkline(facts)}<div class="sx-fact-more"><i class="line seen"></i>'
-        f'{facts.transitions:,} transitions <i class="line foretold"></i>{facts.expected:,.0f} expected</div>'
+        f'<div class="learning">{_sparkline(facts)}<div class="sx-fact-more"><span><i class="line seen"></i>'
+        f'{facts.transitions:,} transitions</span> <span><i class="line foretold"></i>{facts.expected:,.0f} expected'
+        "</span></div>"
         "</div></div>"
     )
 

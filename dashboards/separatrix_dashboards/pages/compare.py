@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import panel as pn
@@ -17,14 +17,12 @@ from separatrix_dashboards.pages.cards import compare_address
 from separatrix_dashboards.pages.shell import shell
 from separatrix_dashboards.theme import empty, html
 from separatrix_dashboards.views.base import Watch, card
-from separatrix_dashboards.views.compare import (
+from separatrix_dashboards.views.compare import Comparison, comparison, family
+from separatrix_dashboards.views.compare_committors import (
     CommittorPair,
-    Comparison,
     agreement_words,
     committor_pair,
-    comparison,
     draw_committors,
-    family,
 )
 from separatrix_dashboards.views.live import CELL, grid
 from separatrix_dashboards.views.live_figures import from_zero
@@ -33,6 +31,9 @@ from separatrix_dashboards.words import escaped
 if TYPE_CHECKING:
     from separatrix_dashboards.access import Role
     from separatrix_dashboards.workspace import Workspace
+
+PERIOD_MS: Final = 2000
+"""Between two looks of a page at what runs there are."""
 
 _HINT = (
     "Choose two or more runs. What guided selection brings shows best against standard path sampling of the same "
@@ -50,6 +51,7 @@ def compare_page(workspace: Workspace, role: Role) -> pmui.Page:
     search = pn.state.location.search if pn.state.location is not None else ""
     page = ComparePage(workspace.hub, names_in(search))
     pn.state.on_session_destroyed(lambda context: page.close())
+    pn.state.add_periodic_callback(page.look, period=PERIOD_MS)
     return shell(workspace, role, "Compare", page.__panel__())
 
 
@@ -104,6 +106,12 @@ class ComparePage:
             sizing_mode="stretch_width",
             margin=0,
         )
+
+    def look(self) -> None:
+        """Offer the runs that there are now; what is chosen stays chosen, even if it is gone."""
+        there = sorted({run.name for run in self._hub.runs() if isinstance(run, RunSnapshot)} | set(self._runs.value))
+        if there != self._runs.options:
+            self._runs.options = there
 
     def close(self) -> None:
         """Stop watching."""

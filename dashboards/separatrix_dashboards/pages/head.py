@@ -167,6 +167,7 @@ def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
     if config.sampling.selector == "lorentzian" and config.sampling.density_correction and len(config.states) == 2:
         ideal = f"ideal {perfect_yield(config.sampling.scale):.3f}"
     loss, chance = status.validation_loss, math.log(len(config.states))
+    model = f"model {status.model_version}" if status.model_version else "no model yet"
     speed = status.md_steps_per_second
     raw = status.raw_steps_per_second * max(1, status.workers)
     busy = f"{min(status.busy, status.workers)} of {status.workers}" if status.workers else "in the server"
@@ -174,12 +175,16 @@ def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
         ("transitions", f"{status.transitions:,}", f"{status.expected_transitions:,.0f} expected"),
         ("yield", with_error(share.value, share.error), ideal or f"{config.sampling.selector} selection"),
         ("accepted", f"{status.accepted:,}", f"{status.accepted / status.steps:.0%} of steps" if status.steps else ""),
-        ("held-out loss", with_error(loss, None), f"chance {chance:.3f}, model {status.model_version}"),
+        ("held-out loss", with_error(loss, None), f"chance {chance:.3f}, {model}"),
         (
             "MD speed",
             f"{speed:,.0f} steps/s" if speed else "-",
             f"{speed / raw:.0%} of raw {status.platform}" if raw and speed else "",
         ),
         ("workers busy", busy if status.state in _LIVE else "none", f"{status.failures:,} failures"),
-        ("sampled for", lasting(status.seconds), f"{status.md_steps * config.system.timestep * 1e-6:,.3g} ns of MD"),
+        (
+            "sampled for",
+            lasting(status.seconds or None),
+            f"{status.md_steps * config.system.timestep * 1e-6:,.3g} ns of MD",
+        ),
     ]

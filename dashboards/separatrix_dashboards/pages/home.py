@@ -59,19 +59,20 @@ a:focus-visible { outline: 2px solid var(--sx-accent); outline-offset: 2px; }
 .name { font-size: 16px; font-weight: 650; }
 .name, .system, .about { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .system, .age, .about { color: var(--sx-dim); font-size: 12.5px; }
-.progress { display: flex; align-items: center; justify-content: space-between; gap: 8px; margin-top: auto; }
+.progress { display: flex; align-items: center; justify-content: space-between; gap: 2px 8px; margin-top: auto;
+  flex-wrap: wrap; }
 .progress .sx-chip { margin-left: -2px; min-width: 0; overflow: hidden; text-overflow: ellipsis; }
 .sx-bar { flex: none; height: 6px; margin-top: 3px; }
 .body { display: flex; flex: 1 1 auto; flex-direction: column; gap: 10px; min-width: 0; }
 .numbers { display: flex; justify-content: space-between; gap: 18px; align-items: flex-end; }
 .sx-number { font-size: 17px; }
 .learning { text-align: right; flex: 1 1 auto; min-width: 0; max-width: 236px; }
-.learning .sx-fact-more { overflow: hidden; text-overflow: ellipsis; }
+.learning .sx-fact-more { display: flex; flex-wrap: wrap; justify-content: flex-end; column-gap: 8px; }
 .curve { width: 100%; height: 38px; display: block; }
 .curve polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .curve .seen { stroke: var(--sx-accent); }
 .curve .foretold { stroke: #d9822b; stroke-dasharray: 4 3; }
-i.line { display: inline-block; width: 12px; height: 0; border-top: 2px solid var(--sx-accent); margin: 0 4px 3px 6px; }
+i.line { display: inline-block; width: 12px; height: 0; border-top: 2px solid var(--sx-accent); margin: 0 4px 3px 0; }
 i.line.foretold { border-top: 2px dashed #d9822b; }
 .note { font-size: 12.5px; line-height: 1.4; color: var(--sx-dim); overflow-wrap: anywhere; display: -webkit-box;
   overflow: hidden; -webkit-line-clamp: 2; -webkit-box-orient: vertical; }

@@ -198,7 +198,7 @@ class NewSession:
         self.workers = pmui.Select(
             label="Workers",
             options=[_AUTOMATIC, *range(1, most + 1)],
-            helper_text=f"Processes that simulate. Automatic: one per chain, at most the {most} of this server.",
+            helper_text=f"Processes that simulate. Automatic: one per chain, at most {most} on this server.",
             size="small",
             sx={"height": "37px"},
             sizing_mode="stretch_width",
@@ -294,7 +294,7 @@ class NewSession:
         note = (
             "What differs from the system's own settings; <code>separatrix new RUN --config FILE.toml</code> takes it."
         )
-        preview = card("As TOML", self._preview, note=note, margin=(12, 0, 0, 0))
+        preview = card("As TOML", self._preview, note=note)
         side = pn.Column(launch, preview, self._redirect, styles=_SIDE, margin=0, sizing_mode="stretch_width")
         layout = {"stylesheets": [_COLUMNS], "margin": (14, 0, 0, 0), "sizing_mode": "stretch_width"}
         columns = pn.Column(self._place, side, **layout)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import panel as pn
 import panel_material_ui as pmui
+from bokeh.models import Checkbox, CustomJS
 from panel.util import edit_readonly
 
 from separatrix_dashboards.theme import CSS, THEME_CONFIG, html
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from separatrix_dashboards.workspace import Workspace
 
 LINKS = (("Runs", "./"), ("New session", "new"), ("Compare", "compare"))
+
+LIGHTS = "separatrix-lights"
+"""Name of the cookie that says whether pages are dark."""
+
+_REMEMBER = f"""
+const are = lights.active ? "dark" : "light"
+document.cookie = `{LIGHTS}=${{are}}; path=/; max-age=31536000; SameSite=Lax`
+"""
+_AS_BEFORE = f"""
+const chosen = /(?:^|; ){LIGHTS}=(\\w+)/.exec(document.cookie)?.[1]
+const others = window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"
+if ((chosen ?? others) === "dark") lights.active = true
+"""
 
 _BAR = """
 :host { color: inherit; }
@@ -37,20 +51,42 @@ def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = 
     head : stays in sight while the rest scrolls
     """
     content = [] if head is None else [_sticky(head)]
+    lights = _lights()
     page = pmui.Page(
         title="Separatrix",
         meta_title=f"{title} · Separatrix" if title else "Separatrix",
         header=[_bar(workspace, role, title)],
-        main=[pn.Column(*content, *main, sizing_mode="stretch_width", margin=(0, 18, 24, 18))],
+        main=[
+            pn.Column(
+                *content, *main, pn.pane.Bokeh(lights, margin=0), sizing_mode="stretch_width", margin=(0, 18, 24, 18)
+            )
+        ],
         main_width=1560,
         sidebar_variant="temporary",
         theme_config=THEME_CONFIG,
+        dark_theme=lights.active,
         busy_indicator=None,
         stylesheets=[CSS],
     )
+    lights.on_change("active", lambda attribute, old, new: setattr(page, "dark_theme", new))
+    page.param.watch(lambda event: setattr(lights, "active", event.new), "dark_theme")
     with edit_readonly(page):
         page.busy = pn.rx(False)  # else the server's own state, which all pages share, keeps every page for ever
     return page
+
+
+def _lights() -> Checkbox:
+    """Return a box in nobody's sight that is ticked on dark pages; the browser remembers it from page to page.
+
+    A server that hands cookies to its pages makes them dark from the start. Otherwise, and until somebody chose,
+    the browser says it once it has made the page: it is as light or dark as the other windows of the machine.
+    """
+    chosen = (pn.state.cookies or {}).get(LIGHTS)
+    lights = Checkbox(active=chosen == "dark", visible=False)
+    lights.js_on_change("active", CustomJS(args={"lights": lights}, code=_REMEMBER))
+    if chosen is None and pn.state.curdoc is not None:
+        pn.state.curdoc.js_on_event("document_ready", CustomJS(args={"lights": lights}, code=_AS_BEFORE))
+    return lights
 
 
 def _bar(workspace: Workspace, role: Role, title: str) -> pn.pane.HTML:

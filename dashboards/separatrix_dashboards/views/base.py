@@ -161,10 +161,29 @@ class Watch(Watcher):
         self.hub.remove(self)
 
     def _show(self) -> None:
+        if _loading():
+            pn.state.onload(self._show_loaded)
+        else:
+            self._show_pending()
+
+    def _show_loaded(self) -> None:
+        with hold(pn.state.curdoc):
+            self._show_pending()
+
+    def _show_pending(self) -> None:
         with self._lock:
             results, self._pending, self._scheduled = self._pending, {}, False
         for scope in tuple(self.scopes):
             scope.show(results)
+
+
+def _loading() -> bool:
+    """Return whether the browser is still making the page of this document.
+
+    A part that is exchanged meanwhile stays as it was, and a slider that changes fails: it has no element yet.
+    """
+    document = pn.state.curdoc
+    return document is not None and document.session_context is not None and not pn.state.loaded
 
 
 def into_document() -> Push:

@@ -20,27 +20,20 @@ from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import GREEN, GREY, empty, html
 from separatrix_dashboards.views.base import Scope, View, card
+from separatrix_dashboards.views.committor_axes import LAYERS, Choice, first_choice, layers_of
 from separatrix_dashboards.views.committor_figure import (
     OVERLAYS,
     draw_curve,
     draw_map,
     finish,
-    key_html,
     show_overlays,
 )
-from separatrix_dashboards.views.committor_map import (
-    LAYERS,
-    Choice,
-    Numbers,
-    committor_map,
-    dependence,
-    first_choice,
-    layers_of,
-)
+from separatrix_dashboards.views.committor_key import key_html
+from separatrix_dashboards.views.committor_map import Numbers, committor_map, dependence
 from separatrix_dashboards.widgets import button, choices, integer, one_of, select, slider
 from separatrix_dashboards.words import escaped, with_error
 
-MAP_HEIGHT: Final = 440
+MAP_HEIGHT: Final = 370
 PLAY_SECONDS: Final = 0.7
 
 FIRST_TRAINING: Final = 10
@@ -137,6 +130,12 @@ class CommittorView(View):
             height=170,
             ready=_from_zero,
         )
+        no_shots = html('<div class="sx-note">Drawn from the first shot on.</div>')
+
+        def show_histogram(snapshot: RunSnapshot) -> None:
+            histogram.pane.visible, no_shots.visible = snapshot.n_shots > 0, not snapshot.n_shots
+
+        self.scope.follow(show_histogram)
         self.scope.follow(self._follow)
         self._look()
         versions = pn.Row(self.play, self.place, self.learned_from, sizing_mode="stretch_width")
@@ -155,9 +154,9 @@ class CommittorView(View):
                 card("Model", self.numbers),
                 card(
                     "Where shots begin",
+                    no_shots,
                     histogram.pane,
                     note="Predicted before each shot: <b>all shots</b> in grey, those that gave a transition in green.",
-                    margin=(12, 0, 0, 0),
                 ),
                 width=_SIDE,
                 margin=(0, 0, 0, 12),
@@ -351,8 +350,8 @@ def version_words(numbers: Numbers) -> str:
     """Return which model is shown, on one line."""
     if not numbers.version:
         return ""
-    loss = "" if numbers.loss is None else f", held-out loss {numbers.loss:.2f}"
-    return f"Model {numbers.version} of {numbers.n_versions}, trained on {numbers.n_shots} shots{loss}"
+    loss = "" if numbers.loss is None else f", held-out loss {numbers.loss:.3f}"
+    return f"Model {numbers.version} of {numbers.n_versions}, trained on {numbers.n_shots:,} shots{loss}"
 
 
 def numbers_html(numbers: Numbers, n_states: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import holoviews as hv
@@ -19,8 +19,8 @@ from separatrix.estimates import enclosing_levels, near_frames
 from separatrix.records import NO_STATE
 from separatrix_dashboards.charts import Element
 from separatrix_dashboards.theme import COMMITTOR_MAP, GREEN, GREY, PURPLE, STATE_COLOURS
-from separatrix_dashboards.views.committor_map import Axis, Choice, CommittorMap
-from separatrix_dashboards.words import escaped
+from separatrix_dashboards.views.committor_axes import Axis, Choice
+from separatrix_dashboards.views.committor_map import CommittorMap
 
 Array = NDArray[Any]
 Line = tuple[Array, Array]
@@ -49,7 +49,7 @@ DIFFERENCE_MAP: Final = (
 
 OVERLAYS: Final = ("shooting points", "paths", "energy")
 
-_SHARES: Final = (0.25, 0.5, 0.75, 0.95)
+SHARES: Final = (0.25, 0.5, 0.75, 0.95)
 """Path density is drawn as contours that enclose these shares of the frames."""
 
 _ENERGY_LEVELS: Final = 20
@@ -113,7 +113,7 @@ def draw_map(found: CommittorMap, choice: Choice, state_names: Sequence[str]) ->
     separatrix = exact if choice.layer == "exact" else contours(found.axes, found.model.smooth, (0.5,))
     reference = _NOTHING if choice.layer == "exact" else exact
     outlines = joined([_outline(found.axes, mask) for mask in found.masks.values()])
-    density = contours(found.axes, found.density, enclosing_levels(found.density, _SHARES))
+    density = contours(found.axes, found.density, enclosing_levels(found.density, SHARES))
     leaves = [
         _image(found, choice, state_names, x, y),
         _veil(found, choice, x, y),
@@ -332,74 +332,3 @@ def _traced(axes: Sequence[Axis], places: Sequence[Array], values: Array, levels
 def _beyond(places: Array) -> Array:
     step = places[1] - places[0]
     return np.concatenate([[places[0] - step], places, [places[-1] + step]])
-
-
-# -- the key -----------------------------------------------------------------------------------------------------------
-
-
-def key_html(choice: Choice, state_names: Sequence[str], overlays: Sequence[str], holds: Collection[str]) -> str:
-    """Return what the lines and marks of a figure mean, each beside a drawing of it.
-
-    Parameters
-    ----------
-    overlays : those shown
-    holds : what the figure has beside them: ``model``, ``exact``, ``veil``, ``energy``
-    """
-    on_map = choice.y is not None
-    entries = []
-    if on_map:
-        p = "p_B" if len(state_names) == 2 else f"p of {escaped(state_names[choice.state])}"
-        which = "exact " if choice.layer == "exact" else ""
-        if "model" in holds or ("exact" in holds and choice.layer == "exact"):
-            entries.append((_ramp(choice.layer), escaped(layer_name(choice, state_names))))
-            entries.append((_cased(3.0), f"separatrix, {which}{p} = ½"))
-        if "exact" in holds and choice.layer != "exact":
-            entries.append((_cased(2.0, "2 3"), "exact separatrix"))
-        if "veil" in holds:
-            entries.append((_stroke(GREY, 11.0, "", 0.6), "no frame sampled there"))
-        if "energy" in holds and "energy" in overlays:
-            entries.append((_stroke(ENERGY_INK, 1.2), "energy, a line every kT"))
-    else:
-        entries += [(_stroke(PURPLE, 3.0), "mean"), (_stroke(GREY, 9.0, "", 0.4), "standard deviation within the bin")]
-    if "paths" in overlays:
-        inside = ", ".join(f"{100 * share:.0f}" for share in _SHARES)
-        words = f"accepted paths: {inside} % of their frames inside" if on_map else "density of accepted paths, scaled"
-        entries.append((_stroke(PATHS_INK, 1.6), words))
-    if "shooting points" in overlays:
-        entries += [(_mark(colour, marker), escaped(name)) for name, colour, marker in outcomes(state_names)]
-    items = "".join(
-        f'<span style="white-space:nowrap"><svg width="26" height="13" style="vertical-align:-2px">{drawing}</svg> '
-        f"{words}</span>"
-        for drawing, words in entries
-    )
-    return f'<div class="sx-note" style="display:flex;flex-wrap:wrap;gap:3px 16px;margin-top:6px">{items}</div>'
-
-
-def _stroke(colour: str, width: float, dashes: str = "", opacity: float = 1.0) -> str:
-    return (
-        f'<line x1="1" y1="6.5" x2="25" y2="6.5" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}" '
-        f'stroke-opacity="{opacity}"/>'
-    )
-
-
-def _ramp(layer: str) -> str:
-    colours = colours_of(layer)[0]
-    chosen = [colours[round(i * (len(colours) - 1) / 12)] for i in range(13)]
-    return "".join(
-        f'<rect x="{2 * i}" y="1" width="2" height="11" fill="{colour}"/>' for i, colour in enumerate(chosen)
-    )
-
-
-def _cased(width: float, dashes: str = "") -> str:
-    return _stroke(CASING, width + 3.0) + _stroke(INK, width, dashes)
-
-
-def _mark(colour: str, marker: str) -> str:
-    shapes = {
-        "triangle": '<polygon points="13,1 19,12 7,12"',
-        "inverted_triangle": '<polygon points="13,12 19,1 7,1"',
-        "square": '<rect x="8" y="1.5" width="10" height="10"',
-        "diamond": '<polygon points="13,0.5 18,6.5 13,12.5 8,6.5"',
-    }
-    shape = shapes.get(marker, '<circle cx="13" cy="6.5" r="5"')
-    return f'{shape} fill="{colour}" stroke="{CASING}" stroke-width="0.9"/>'

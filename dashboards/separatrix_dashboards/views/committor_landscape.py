@@ -17,7 +17,7 @@ from separatrix.units import thermal_energy
 from separatrix_dashboards.feeds import Feed
 
 if TYPE_CHECKING:
-    from separatrix_dashboards.views.committor_map import Axis
+    from separatrix_dashboards.views.committor_axes import Axis
 
 Array = NDArray[Any]
 Window = tuple[tuple[float, float], tuple[float, float]]

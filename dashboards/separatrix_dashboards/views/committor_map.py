@@ -13,7 +13,6 @@ from separatrix.estimates import (
     BinnedMean,
     Deviation,
     Grid,
-    bin_edges,
     binned_mean,
     innermost,
     path_multiplicities,
@@ -25,13 +24,12 @@ from separatrix.estimates import (
 from separatrix.records import Reason, RunState
 from separatrix.rows import are_transitions
 from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.views.committor_axes import MOST_FRAMES, Axis, Choice, axis_of
 from separatrix_dashboards.views.committor_landscape import (
-    coordinate,
     energy_on,
     exact_of,
     exact_on,
     features_on,
-    in_plane,
     landscape_of,
     sees_others,
 )
@@ -39,70 +37,11 @@ from separatrix_dashboards.views.committor_prediction import predicted, predicti
 
 Array = NDArray[Any]
 
-MOST_FRAMES: Final = 200_000
-"""The conditional mean, and the path density, are taken over this many of the newest frames."""
-
-LAYERS: Final = ("learned", "exact", "difference", "spread")
-
-
 MOST_SHOTS: Final = 500
 """Shooting points shown, the newest."""
 
-_GRID_BINS: Final = 80
-_MAP_BINS: Final = (24, 36, 48, 72)
-_CURVE_BINS: Final = (20, 30, 45, 60)
-_FRAMES_PER_BIN: Final = 4
 _DENSITY_WIDTH: Final = 0.03
 """Paths are smoothed by a Gaussian of this width, relative to the axes."""
-_FINE: Final = 241
-"""Points along each axis on which the outlines of states are found."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What the user chose to see.
-
-    Attributes
-    ----------
-    x, y : names of collective variables; without y there is a curve over x
-    version : of the model, None for the newest
-    layer : one of `LAYERS`
-    state : whose probability is shown
-    least : frames a bin must hold to be shown
-    """
-
-    x: str
-    y: str | None
-    version: int | None = None
-    layer: str = "learned"
-    state: int = 1
-    least: int = 1
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The collective variables of the axes."""
-        return (self.x,) if self.y is None else (self.x, self.y)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Axis:
-    """One axis of a map: a collective variable, its column, and the edges of its bins."""
-
-    name: str
-    unit: str
-    column: int
-    periodic: bool
-    edges: Array
-
-    @property
-    def centres(self) -> Array:
-        """Middles of the bins."""
-        return np.asarray((self.edges[1:] + self.edges[:-1]) / 2)
-
-    @property
-    def fine(self) -> Array:
-        """Many points from end to end; where the ends meet they are one."""
-        return np.linspace(self.edges[0], self.edges[-1], _FINE, endpoint=not self.periodic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,18 +149,6 @@ class CommittorMap:
                 return self.model.p
 
 
-def first_choice(snapshot: RunSnapshot) -> Choice:
-    """Return what is shown before anybody chose."""
-    names = snapshot.cv_names
-    return Choice(x=names[0], y=names[1] if len(names) > 1 else None)
-
-
-def layers_of(feed: Feed, choice: Choice) -> tuple[str, ...]:
-    """Return the layers over the axes of a choice; quick, so that a page can ask."""
-    known = len(feed.snapshot.state_names) == 2 and in_plane(feed, choice.names)
-    return LAYERS if known else ("learned", "spread")
-
-
 def dependence(snapshot: RunSnapshot, choice: Choice) -> Hashable:
     """Return what of a snapshot a map depends on: not on every single shot while a run goes on."""
     n_shots = snapshot.n_shots
@@ -237,7 +164,7 @@ def committor_map(feed: Feed, snapshot: RunSnapshot, choice: Choice) -> Committo
     report = snapshot.reports[version] if version else {}
     # An older model is shown with the shots it had seen.
     n_shots = int(report["n_shots"]) if choice.version else snapshot.n_shots
-    axes = tuple(_axis(feed, snapshot, name, choice) for name in choice.names)
+    axes = tuple(axis_of(feed, snapshot, name, choice) for name in choice.names)
     frames = predictions_on_frames(feed, snapshot, version, choice.state, MOST_FRAMES) if version else None
     count = binned_mean(*_over(snapshot, axes, None)).count
     exact, problem = exact_on(feed, axes)
@@ -325,30 +252,7 @@ def _numbers(
     )
 
 
-# -- axes, states, shots -----------------------------------------------------------------------------------------------
-
-
-def _axis(feed: Feed, snapshot: RunSnapshot, name: str, choice: Choice) -> Axis:
-    """Return an axis: over the window of a landscape, round the circle, or over the values sampled."""
-    column = snapshot.cv_names.index(name)
-    periodic = feed.reader.observables.columns.periodic[column]
-    landscape, place = landscape_of(feed), coordinate(feed, name)
-    if landscape is not None and landscape.window is not None and place is not None and in_plane(feed, choice.names):
-        edges = np.linspace(*landscape.window[place[1]], _GRID_BINS + 1)
-    else:
-        values = snapshot.frames["cvs"][-MOST_FRAMES:, column]
-        n_bins = _n_bins(len(values), choice)
-        if not len(values):  # before the first shot: about where the states are
-            values = np.array(feed.reader.observables.states.constants)
-        edges = bin_edges(values, n_bins, periodic=periodic)
-    return Axis(name=name, unit=snapshot.cv_units[column], column=column, periodic=periodic, edges=edges)
-
-
-def _n_bins(n_frames: int, choice: Choice) -> int:
-    """Return how many bins along an axis leave some frames to each of them."""
-    sizes = _CURVE_BINS if choice.y is None else _MAP_BINS
-    wanted = (n_frames / _FRAMES_PER_BIN) ** (1 / len(choice.names))
-    return max((size for size in sizes if size <= wanted), default=sizes[0])
+# -- states, shots -----------------------------------------------------------------------------------------------------
 
 
 def _labels(masks: Mapping[str, Array], axes: Sequence[Axis]) -> dict[str, tuple[float, ...]]:

@@ -74,14 +74,16 @@ class LiveView(View):
 
     def _transitions(self) -> pn.Column:
         draw, note = with_reference(draw_transitions, self._hub()), html("")
-        chart = self.scope.chart("live.transitions", draw, _by_shots, height=330, ready=from_zero)
+        chart = self.scope.chart("live.transitions", draw, _by_shots, height=340, ready=from_zero)
         query = Query(key="live.note", compute=with_reference(transitions_note, self._hub()), depends=_by_shots)
         self.scope.add(query, partial(_write, note))
-        return card("Transitions", note, self._from(_by_shots, "from the first shot on", chart), **CELL)
+        drawn = self._from(_by_shots, "from the first shot on", chart)
+        about = "Counted from the first shot on; band: one standard deviation of what was expected."
+        return card("Transitions", drawn, note, note=about, **CELL)
 
     def _yield(self) -> pn.Column:
         draw = with_reference(draw_yield, self._hub())
-        chart = self.scope.chart("live.yield", draw, _by_shots, height=360, ready=from_zero)
+        chart = self.scope.chart("live.yield", draw, _by_shots, height=340, ready=from_zero)
         note = f"Transitions per shot over the last {WINDOW} shots, with the 95 % interval of the count."
         return card("Running yield", self._from(_by_shots, "from the first shot on", chart), note=note, **CELL)
 
@@ -201,7 +203,7 @@ def start_html(snapshot: RunSnapshot) -> str:
 
 def transitions_note(snapshot: RunSnapshot, reference: Reference | None) -> str:
     """Return what the lines mean, and how to get the one that is missing."""
-    parts = ["Expected: the probabilities predicted before each shot, summed, ± one standard deviation."]
+    parts = ["Expected: the probabilities predicted before each shot, summed."]
     if ideal_yield(snapshot.config) is not None:
         parts.append(
             "Ideal: a perfect committor whose two half-trajectories are independent; with inertia a run may lie above."
@@ -238,7 +240,7 @@ def shots_html(snapshot: RunSnapshot, now: float | None = None) -> str:
     head = ("shot", "chain, step", predicted, "result", "verdict", "frames, time", "")
     right = (True, True, True, False, False, True, True)
     cells = "".join(f"<th{_right(r)}>{name}</th>" for name, r in zip(head, right, strict=True))
-    rows = [f'<table class="sx-table" style="font-size:12.5px"><tr>{cells}</tr>']
+    rows = [f'<table class="sx-table sx-tight"><tr>{cells}</tr>']
     for shot in range(snapshot.n_shots - 1, max(-1, snapshot.n_shots - 1 - NEWEST), -1):
         values = _shot_words(snapshot, shot, two, now)
         cells = "".join(f"<td{_right(r)}>{value}</td>" for value, r in zip(values, right, strict=True))

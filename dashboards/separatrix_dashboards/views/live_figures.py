@@ -39,6 +39,15 @@ _TRAININGS = 250
 
 SHOTS = hv.Dimension("shots")
 
+LEGEND: Mapping[str, Any] = {
+    "background_fill_alpha": 0.6,
+    "border_line_alpha": 0,
+    "label_text_font_size": "12.5px",
+    # Served pages set the size of the labels themselves, relative to that of the legend.
+    "stylesheets": [":host { font-size: 13px; }"],
+}
+"""Of every legend."""
+
 
 class Latest:
     """The newest value of something that several documents ask for."""
@@ -62,8 +71,7 @@ def overlay(parts: list[Any], *, xlabel: str = "", ylabel: str = "", legend: str
         xlabel=xlabel,
         ylabel=ylabel,
         legend_position=legend,
-        legend_opts={"background_fill_alpha": 0.6, "border_line_alpha": 0},
-        fontsize={"legend": "12px"},
+        legend_opts=LEGEND,
         show_grid=True,
         default_tools=["pan", "wheel_zoom", "box_zoom", "reset"],
         active_tools=[],

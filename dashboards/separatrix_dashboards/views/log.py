@@ -17,6 +17,8 @@ from separatrix_dashboards.words import ago, escaped
 
 _MOST = 200
 _QUIET = ("event", "time", "traceback")
+_COUNTS = {"n_frames": ("", " frames"), "steps": ("", " steps"), "target": ("up to ", " steps")}
+_NAMES = {"config": "configuration", "pid": "process"}
 
 
 class LogView(View):
@@ -85,7 +87,7 @@ def events_html(snapshot: RunSnapshot) -> str:
     head = f"<tr><th>when</th><th>event</th><th>details{_cut(len(events))}</th></tr>"
     rows = [f'<div class="sx-scroll"><table class="sx-table">{head}']
     for event in reversed(events[-_MOST:]):
-        details = ", ".join(f"{name} {_plain(value)}" for name, value in event.items() if name not in _QUIET)
+        details = ", ".join(_detail(name, value) for name, value in event.items() if name not in _QUIET)
         rows.append(
             f"<tr><td>{_when(event)}</td><td>{escaped(event.get('event', ''))}</td>"
             f"<td class='sx-wrap'>{escaped(details)}</td></tr>"
@@ -102,6 +104,19 @@ def _what(event: Mapping[str, Any]) -> str:
 def _when(event: Mapping[str, Any]) -> str:
     moment = event.get("time")
     return escaped(ago(float(moment)) if isinstance(moment, int | float) else moment or "")
+
+
+def _detail(name: str, value: Any) -> str:
+    """Return one of the things an event says, in words; what is not known here as it stands in the log.
+
+    >>> _detail("steps_per_second", {"Reference": 53323.1, "CPU": 5823.2}), _detail("n_frames", 29)
+    ('Reference 53,323 MD steps/s, CPU 5,823 MD steps/s', '29 frames')
+    """
+    if name == "steps_per_second" and isinstance(value, Mapping):
+        return ", ".join(f"{platform} {speed:,.0f} MD steps/s" for platform, speed in value.items())
+    if name in _COUNTS and isinstance(value, int):
+        return f"{_COUNTS[name][0]}{value:,}{_COUNTS[name][1]}"
+    return f"{_NAMES.get(name, name)} {_plain(value)}"
 
 
 def _plain(value: Any) -> str:

@@ -25,7 +25,7 @@ class ValidationView(View):
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page's tab."""
-        content, facts = pn.Column(sizing_mode="stretch_width"), html("")
+        content, facts = pn.Column(sizing_mode="stretch_width"), html("", margin=(8, 0, 0, 0))
         chart = Chart(height=380, fixed=("x", "y"))
 
         def show(result: Mapping[str, Any] | Failure | None) -> None:

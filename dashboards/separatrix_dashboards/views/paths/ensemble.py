@@ -60,7 +60,7 @@ class Density:
         self._query: Query | None = None
         for widget in (self._x, self._y):
             widget.param.watch(self._choose_axes, "value")
-        self._note = html("")
+        self._note, self._counted, self._unit = html(""), "", ""
         self._choose_axes()
 
     def __panel__(self) -> pn.Column:
@@ -83,6 +83,9 @@ class Density:
         query = drawn(
             ("paths", "density", axes), lambda feed, snapshot: draw_density(feed, snapshot, axes), pace, slow=True
         )
+        # Of a map alone, said in words: Bokeh writes the title of a bar of colours upright, and into the map.
+        self._unit = _inverse([self._scope.feed.snapshot.cv_units[place] for place in places]) if len(axes) == 2 else ""
+        self._say()
         self._marks.look_along(places, [periodic[place] for place in places])
         self._place[:] = [chart.pane]
         self._scope.add(query, chart.apply, replacing=self._query)
@@ -94,12 +97,17 @@ class Density:
         for image in figure.select({"type": Image}):
             image.color_mapper = mapper
         for bar in figure.select({"type": ColorBar}):
-            bar.update(color_mapper=mapper, formatter=PrintfTickFormatter(format="%.2g"))
+            bar.update(color_mapper=mapper, formatter=PrintfTickFormatter(format="%.2g"), title=None)
         self._marks.draw_course(figure)
 
     def count(self, paths: AcceptedPaths) -> None:
         """Say how many paths the density rests on."""
-        self._note.object = f'<div class="sx-note">{counted_words(paths)}</div>'
+        self._counted = counted_words(paths)
+        self._say()
+
+    def _say(self) -> None:
+        colour = f" Colour: path density, {self._unit}." if self._unit and self._counted else ""
+        self._note.object = f'<div class="sx-note">{self._counted}{colour}</div>'
 
 
 class Times:
@@ -264,8 +272,10 @@ def counted_words(paths: AcceptedPaths) -> str:
         return (
             "Nothing counts yet: every chain still descends from its seed path, which is no equilibrium path (burn-in)."
         )
-    left_out = f" {paths.n_burn_in} trials of burn-in are left out." if paths.n_burn_in else ""
-    return f"{n_paths} accepted paths over {n_steps} steps; a rejected trial counts the old path once more.{left_out}"
+    left_out = f" {paths.n_burn_in:,} trials of burn-in are left out." if paths.n_burn_in else ""
+    return (
+        f"{n_paths:,} accepted paths over {n_steps:,} steps; a rejected trial counts the old path once more.{left_out}"
+    )
 
 
 def time_words(snapshot: RunSnapshot) -> str:
@@ -276,7 +286,7 @@ def time_words(snapshot: RunSnapshot) -> str:
     n_steps = int(times.weights.sum())
     return (
         f'<div class="sx-number">{with_error(times.mean.value, times.mean.error)} ps</div>'
-        f'<div class="sx-note">mean and standard error of {len(times.times)} paths over {n_steps} steps; '
+        f'<div class="sx-note">mean and standard error of {len(times.times):,} paths over {n_steps:,} steps; '
         "from the last frame in one state to the first in the other</div>"
     )
 

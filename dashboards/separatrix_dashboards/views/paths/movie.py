@@ -7,7 +7,7 @@ from typing import Any
 import holoviews as hv
 import numpy as np
 import panel as pn
-from bokeh.models import Plot
+from bokeh.models import ColorBar, Plot
 from numpy.typing import NDArray
 
 from separatrix.estimates import landscape_energy
@@ -22,7 +22,7 @@ from separatrix_dashboards.views.paths.ensemble import outlined_states
 from separatrix_dashboards.views.paths.marks import Marks
 from separatrix_dashboards.views.paths.player import Player
 
-HEIGHT = 410
+HEIGHT = 380
 
 _ENERGY_POINTS = 121
 _MOST_ENERGY = 12.0
@@ -77,14 +77,15 @@ class LandscapeMovie:
     def __init__(self, scope: Scope, marks: Marks) -> None:
         self._feed, self._marks = scope.feed, marks
         self._chart = scope.chart(
-            ("paths", "landscape"), draw_landscape, lambda snapshot: 0, slow=True, height=HEIGHT - 50, ready=self._mark
+            ("paths", "landscape"), draw_landscape, lambda snapshot: 0, slow=True, height=HEIGHT - 70, ready=self._mark
         )
         self._player = Player(sizing_mode="stretch_width", margin=(4, 0, 0, 0))
         marks.follow(self._player)
 
     def __panel__(self) -> pn.Column:
         """Return the card."""
-        return card("The path moving", self._chart.pane, self._player, margin=0)
+        note = "Grey: potential energy above its minimum, kT."
+        return card("The path moving", self._chart.pane, self._player, note=note, margin=0)
 
     def show(self, path: ChosenPath, positions: NDArray[Any]) -> None:
         """Show a path, (n_frames, n_atoms, 3) nm."""
@@ -97,6 +98,8 @@ class LandscapeMovie:
         self._marks.jump(frame)
 
     def _mark(self, figure: Plot) -> None:
+        for bar in figure.select({"type": ColorBar}):
+            bar.title = None  # Bokeh writes it upright, and into the map; the card says it
         self._marks.draw_plane(figure)
 
 
