@@ -38,7 +38,7 @@ class Kind:
     usage : how a definition is written
     unit : of the value; empty without one
     atoms : how many atoms one evaluation of the kernel takes
-    forms : the components of its circular form; an angle has its cosine, a dihedral sine and cosine
+    forms : its descriptors; an angle has its cosine, a dihedral sine and cosine
     pairwise : whether the definition gives two lists of atoms and the kernel is summed over all pairs
     parameters : default of each named parameter
     check : says what is wrong with the parameters
@@ -154,7 +154,7 @@ class Columns:
     ----------
     names, units, periodic : one each per column
     table : the columns as kernels read them
-    circular_forms : the column, and sin, cos or nothing, of each column of :meth:`circular`
+    descriptor_forms : the column, and sin, cos or nothing, of each column of :meth:`descriptors`
 
     Raises
     ------
@@ -174,7 +174,7 @@ class Columns:
         self.units: tuple[str, ...] = tuple(definition.kind.unit for definition in parsed)
         self.periodic: tuple[bool, ...] = tuple(definition.kind.periodic for definition in parsed)
         self.table = _table(parsed)
-        self.circular_forms: tuple[tuple[int, str], ...] = tuple(
+        self.descriptor_forms: tuple[tuple[int, str], ...] = tuple(
             (column, form) for column, definition in enumerate(parsed) for form in definition.kind.forms
         )
         self._shape = (n_atoms, 3)
@@ -219,19 +219,19 @@ class Columns:
         kernels.columns(self.table, frames, boxes, values)
         return values
 
-    def circular(self, positions: ArrayLike, box: ArrayLike | None) -> NDArray[np.float64]:
-        """Return the columns with angles as points on the unit circle: no angle is formed, so none is dear or jumps.
+    def descriptors(self, positions: ArrayLike, box: ArrayLike | None) -> Float32Array:
+        """Return the columns with an angle as (1 + cos)/2 and a dihedral as the pair (1 + sin)/2 and (1 + cos)/2.
 
         Parameters are those of :meth:`array`.
 
         Returns
         -------
-        (n_frames, n) float64
-            In the order of ``circular_forms``.
+        (n_frames, n) float32
+            In the order of ``descriptor_forms``.
         """
         frames, boxes = self._checked(positions, box)
-        values = np.empty((len(frames), len(self.circular_forms)))
-        kernels.circular_columns(self.table, frames, boxes, values)
+        values = np.empty((len(frames), len(self.descriptor_forms)), dtype=np.float32)
+        kernels.descriptors(self.table, frames, boxes, values)
         return values
 
     def _checked(self, positions: ArrayLike, box: ArrayLike | None) -> tuple[FloatArray, NDArray[np.float64]]:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from separatrix.collective_variables import KINDS, Columns, parse_definition
@@ -102,22 +101,16 @@ class Descriptors:
         ValueError
             If a shape is another.
         """
-        rows = self._columns.circular(positions, box)
-        rows += self._shift
-        rows *= self._scale
-        with np.errstate(over="ignore"):
-            return rows.astype(np.float32)
+        return self._columns.descriptors(positions, box)
 
     def _lay_out(self, quantities: Sequence[_Quantity], n_atoms: int) -> None:
         self._columns = Columns({f"q{index}": item.definition for index, item in enumerate(quantities)}, n_atoms)
-        features = [(form, quantities[source].label) for source, form in self._columns.circular_forms]
+        features = [(form, quantities[source].label) for source, form in self._columns.descriptor_forms]
         self.names: tuple[str, ...] = tuple(f"{form} {label}".lstrip() for form, label in features)
         self.groups: tuple[str, ...] = tuple(label for _, label in features)
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
             raise ConfigError(f"descriptors: two columns would both be called {repeated[0]!r}; rename one")
-        on_circle = np.array([form != "" for _, form in self._columns.circular_forms])
-        self._shift, self._scale = np.where(on_circle, 1.0, 0.0), np.where(on_circle, 0.5, 1.0)
 
 
 def _chosen(column: str, cvs: Mapping[str, str], n_atoms: int) -> tuple[_Quantity, tuple[object, ...]]:

@@ -125,7 +125,7 @@ def load_library(path: Path) -> bool:
 
 def readable(array: NDArray[_Number]) -> NDArray[_Number]:
     """Return an array as kernels read it, contiguous and writeable: each layout would be compiled anew."""
-    return np.require(array, requirements=["C", "W"])
+    return array if array.flags.carray else np.require(array, requirements=["C", "W"])
 
 
 def cells_of(box: ArrayLike | None, n_frames: int) -> NDArray[np.float64]:
@@ -276,25 +276,33 @@ def _switch(ratio, n, m):
     return numerator / denominator
 
 
+@compiled
+def _coordination(table, column, frame, cell):
+    r0, n, m = table.parameters[column, 0], table.parameters[column, 1], table.parameters[column, 2]
+    total = 0.0
+    for term in range(table.starts[column], table.starts[column + 1]):
+        total += _switch(_distance(frame, table.atoms[term, 0], table.atoms[term, 1], cell) / r0, n, m)
+    return total
+
+
 @inlined
 def _value(table, column, frame, cell):
     kind, first = table.kinds[column], table.starts[column]
     i, j, k, h = table.atoms[first, 0], table.atoms[first, 1], table.atoms[first, 2], table.atoms[first, 3]
+    value: Any
     if kind <= Z:
-        return np.float64(frame[i, kind])
-    if kind == DISTANCE:
-        return _distance(frame, i, j, cell)
-    if kind == ANGLE:
+        value = np.float64(frame[i, kind])
+    elif kind == DISTANCE:
+        value = _distance(frame, i, j, cell)
+    elif kind == ANGLE:
         sine, cosine = _angle_legs(frame, i, j, k, cell)
-        return DEGREES * math.atan2(sine, cosine)
-    if kind == DIHEDRAL:
+        value = DEGREES * math.atan2(sine, cosine)
+    elif kind == DIHEDRAL:
         sine, cosine = _dihedral_legs(frame, i, j, k, h, cell)
-        return DEGREES * math.atan2(sine, cosine)
-    r0, n, m = table.parameters[column, 0], table.parameters[column, 1], table.parameters[column, 2]
-    total = 0.0
-    for term in range(first, table.starts[column + 1]):
-        total += _switch(_distance(frame, table.atoms[term, 0], table.atoms[term, 1], cell) / r0, n, m)
-    return total
+        value = DEGREES * math.atan2(sine, cosine)
+    else:
+        value = _coordination(table, column, frame, cell)
+    return value
 
 
 @compiled
@@ -314,10 +322,10 @@ def columns(table: Table, positions: _Frames, cells: NDArray[np.float64], values
 
 
 @compiled
-def circular_columns(table: Table, positions: _Frames, cells: NDArray[np.float64], values: NDArray[np.float64]) -> None:
-    """Write the columns of many frames, angles as cosines and dihedrals as pairs of sine and cosine.
+def descriptors(table: Table, positions: _Frames, cells: NDArray[np.float64], values: NDArray[np.float32]) -> None:
+    """Write the columns of many frames, an angle as (1 + cos)/2, a dihedral as the pair (1 + sin)/2 and (1 + cos)/2.
 
-    No angle is formed, so none is dear or jumps. Parameters are those of `columns`, but values : (n_frames, n) float64.
+    No angle is formed, so none is dear or jumps. Parameters are those of `columns`, but values : (n_frames, n) float32.
     """
     for row in range(len(positions)):
         frame, cell, place = positions[row], cells[row], 0
@@ -327,13 +335,17 @@ def circular_columns(table: Table, positions: _Frames, cells: NDArray[np.float64
             if kind == DIHEDRAL:
                 sine, cosine = _dihedral_legs(frame, i, j, k, h, cell)
                 radius = math.sqrt(sine * sine + cosine * cosine)
-                values[row, place] = sine / radius
+                values[row, place] = 0.5 + 0.5 * sine / radius
                 place += 1
-                values[row, place] = cosine / radius
+                values[row, place] = 0.5 + 0.5 * cosine / radius
             elif kind == ANGLE:
-                values[row, place] = _angle_cosine(frame, i, j, k, cell)
+                values[row, place] = 0.5 + 0.5 * _angle_cosine(frame, i, j, k, cell)
+            elif kind == DISTANCE:
+                values[row, place] = _distance(frame, i, j, cell)
+            elif kind <= Z:
+                values[row, place] = frame[i, kind]
             else:
-                values[row, place] = _value(table, column, frame, cell)
+                values[row, place] = _coordination(table, column, frame, cell)
             place += 1
 
 
