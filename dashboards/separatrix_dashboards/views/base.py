@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from separatrix_dashboards.charts import Chart, drawn
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Hub, Query, Watcher
 from separatrix_dashboards.theme import CSS, html
+from separatrix_dashboards.turns import Turn
 from separatrix_dashboards.words import escaped
 
 Push = Callable[[Callable[[], None]], None]
@@ -126,7 +128,7 @@ class Watch(Watcher):
     def __init__(self, hub: Hub, feed: Feed, push: Push | None = None) -> None:
         self.hub, self.feed = hub, feed
         self.scopes: list[Scope] = []
-        self._push = push or into_document()
+        self._push = push or into_document(self)
         self._pending: dict[Hashable, Any] = {}
         self._scheduled = False
         self._lock = threading.Lock()
@@ -167,16 +169,30 @@ class Watch(Watcher):
             scope.show(results)
 
 
-def into_document() -> Push:
-    """Return what runs a function in the document that is being made, with all its changes in one message."""
-    document = pn.state.curdoc
+def into_document(watch: Watch) -> Push:
+    """Return what runs a function in the document that is being made, with all its changes in one message.
+
+    Documents take turns, that of whoever clicked last first.
+    """
+    document, turns = pn.state.curdoc, watch.hub.turns
+    loop = asyncio.get_running_loop()
 
     def push(function: Callable[[], None]) -> None:
-        def run() -> None:
-            with set_curdoc(document), hold(document):
-                function()
+        def begin(turn: Turn) -> None:
+            def run() -> None:
+                try:
+                    with set_curdoc(document), hold(document):
+                        function()
+                finally:
+                    turns.over(turn)
 
-        document.add_next_tick_callback(run)
+            try:
+                document.add_next_tick_callback(run)
+            except Exception:  # noqa: BLE001 - whatever a document says that is going away
+                watch.close()
+                turns.over(turn)
+
+        turns.ask(loop, Turn(begin, lambda: watch.asked))
 
     return push
 
