@@ -139,7 +139,7 @@ def described(figure):
             return {name: plain(each) for name, each in value.items()}
         if isinstance(value, list | tuple):
             return [plain(each) for each in value]
-        return float(value) if isinstance(value, int | float) else re.sub(r"id='\w+'", "", repr(value))
+        return repr(float(value)) if isinstance(value, int | float) else re.sub(r"id='\w+'", "", repr(value))
 
     plain(figure)
     return told

@@ -53,7 +53,7 @@ def tabs(watch: Watch, first: str = "") -> pn.Tabs:
             pn.state.location.update_query(tab=ids[index])
 
     result.param.watch(lambda event: look(event.new), "active")
-    pn.state.onload(lambda: look(result.active))  # in a page, once its head is seen; in a cell at once
+    watch.soon(lambda: look(result.active))  # the head first
     return result
 
 
