@@ -1,7 +1,7 @@
 """Charts: figures that HoloViews draws once and whose data then stream.
 
-A full HoloViews update costs 0.15 s of processor time for every document, and so does a new figure. Here HoloViews draws
-a figure once, documents get copies of it, and elements are turned into columns once for all of them.
+A full HoloViews update costs 0.15 s of processor time for every document, and so does a new figure. Here HoloViews
+draws a figure once, documents get copies of it, and elements are turned into columns once for all of them.
 """
 
 from __future__ import annotations
@@ -102,14 +102,6 @@ class Drawing:
             if not self._columns:
                 self._columns = template.columns(self.element)
             return self._columns
-
-
-def drawn(self) -> tuple[Template, Columns]:
-        """Return the figure and the columns of its leaves."""
-        with self._lock:
-            if self._drawn is None:
-                self._drawn = self.templates.columns(self.element)
-            return self._drawn
 
 
 def drawn(

@@ -1,7 +1,8 @@
 """How soon a page is of use after navigation, in Chromium: its words first, then its figures.
 
-Prints seconds, and those of processor time of the server and of the browser; asserts no times. A page is of use when what it was opened for can be read: the head of a run with its numbers,
-the cards of the gallery, the systems to choose from, the runs that are compared.
+Prints seconds, and those of processor time of the server and of the browser; asserts no times. A page is of use when
+what it was opened for can be read: the head of a run with its numbers, the cards of the gallery, the systems to choose
+from, the runs that are compared. A run's page is complete, as counted here, with its first figure.
 """
 
 from __future__ import annotations
@@ -81,13 +82,11 @@ async def seen(page, sign):
 
 
 async def open_page(context, url, spent, useful, complete):
-    """Open a page in a tab of its own; return seconds, and those of both processors, until it is useful and complete."""
+    """Open a page in a new tab; return seconds, and those of processor time, until it is useful and complete."""
     page = await context.new_page()
     before = spent()
     await page.goto(url, wait_until="commit")
-    times = []
-    for sign in (useful, complete or useful):
-        times.append([await seen(page, sign), *(spent() - before)])
+    times = [[await seen(page, sign), *(spent() - before)] for sign in (useful, complete or useful)]
     await page.close()
     return times
 

@@ -9,7 +9,7 @@ import holoviews as hv
 import numpy as np
 import pytest
 from bokeh.model import Model
-from bokeh.models import ColumnDataSource, DataRange1d, Range1d
+from bokeh.models import DataRange1d, Range1d
 
 from separatrix_dashboards.charts import Chart, Drawing, Template, Templates, leaves
 from separatrix_dashboards.hub import Failure
@@ -103,7 +103,9 @@ def test_a_failure_is_told_in_place_of_the_figure_and_the_figure_comes_back():
 def test_documents_get_copies_of_one_figure_that_share_nothing(monkeypatch):
     made = []
     get_plot = hv.renderer("bokeh").get_plot
-    monkeypatch.setattr(hv.renderer("bokeh"), "get_plot", lambda *given, **more: made.append(1) or get_plot(*given, **more))
+    monkeypatch.setattr(
+        hv.renderer("bokeh"), "get_plot", lambda *given, **more: made.append(1) or get_plot(*given, **more)
+    )
     templates, charts = Templates(), [Chart() for _ in range(3)]
     for n, chart in enumerate(charts):
         chart.apply(Drawing(elements(n + 2)["curve"], templates))

@@ -190,8 +190,9 @@ class Watch(Watcher):
             self._filling = False
             return
         try:
-            with set_curdoc(document), hold(document):
-                self._parts.popleft()()
+            if document.session_context.session.connection_count:  # else whoever opened the page has left it
+                with set_curdoc(document), hold(document):
+                    self._parts.popleft()()
         finally:
             document.add_timeout_callback(lambda: self._fill(document), _BREATH_MS)
 
