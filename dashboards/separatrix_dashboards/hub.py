@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from separatrix.errors import SeparatrixError
 from separatrix.records import RunState
 from separatrix_dashboards.feeds import Feed, RunSnapshot, modified
+from separatrix_dashboards.turns import Turns
 
 if TYPE_CHECKING:
     from separatrix_dashboards.sessions import SessionPool
@@ -66,9 +67,15 @@ class Failure:
 
 
 class Watcher:
-    """What the hub asks of whoever watches a feed; `separatrix_dashboards.views.base.Watch` is the one there is."""
+    """What the hub asks of whoever watches a feed; `separatrix_dashboards.views.base.Watch` is the one there is.
+
+    Attributes
+    ----------
+    asked : when its user last pressed a control, by the monotonic clock; the latest is told first
+    """
 
     feed: Feed
+    asked: float = 0.0
 
     def queries(self) -> tuple[Query, ...]:
         """Return what is wanted now."""
@@ -101,11 +108,16 @@ class Hub:
     folder : where runs are looked for; None in a notebook, where feeds are asked for by path
     pool : the server's sessions
     interval : seconds between looks
+
+    Attributes
+    ----------
+    turns : in which documents are updated
     """
 
     def __init__(self, folder: Path | None = None, pool: SessionPool | None = None, interval: float = INTERVAL) -> None:
         self.folder = None if folder is None else Path(folder).absolute()
         self.pool = pool
+        self.turns = Turns()
         self._interval = interval
         self._lock = threading.RLock()
         self._feeds: dict[Path, Feed] = {}
@@ -166,15 +178,24 @@ class Hub:
             known = sorted((feed.snapshot for feed in self._feeds.values()), key=lambda run: run.name)
             return (*known, *sorted(self._unreadable.values(), key=lambda run: run.name))
 
-    def refresh(self) -> None:
-        """Have the hub look again right now and for a moment: something was just started, paused or stopped."""
-        self._hurry_until = time.monotonic() + _HURRY
+    def refresh(self, asking: Watcher | None = None) -> None:
+        """Have the hub look again right now and for a moment: something was just started, paused or stopped.
+
+        Parameters
+        ----------
+        asking : who did that, and is told first
+        """
+        now = time.monotonic()
+        if asking is not None:
+            asking.asked = now
+        self._hurry_until = now + _HURRY
         self._wake.set()
 
     def look(self, feed: Feed) -> None:
-        """Look at one run in this thread: a page is being opened, and others may watch the run already."""
+        """Look at one run in this thread: a page is being opened. Who watches the run already is told in time."""
         if feed.refresh():
-            self._publish(feed)
+            with self._lock:
+                self._untold.add(feed)
 
     def watch_runs(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call ``changed`` in the hub's thread when any run changed; return what ends that."""
@@ -231,7 +252,10 @@ class Hub:
         if known is not None and known[0] == mark:
             return True, known[1]
         if not query.slow:
-            return True, self._compute(feed, query, snapshot, mark)
+            value = self._compute(feed, query, snapshot, mark)
+            with self._lock:  # what is known already is not published: who else watches is told by this
+                self._fresh.setdefault(feed, {})[query.key] = value
+            return True, value
         self._begin(feed, query, snapshot, mark)
         return (False, None) if known is None else (True, known[1])
 
@@ -267,24 +291,42 @@ class Hub:
             feeds = list(self._feeds.values()) if galleries else list(self._watches)
         if whole and galleries and time.monotonic() - self._scanned > _SCAN_SECONDS:
             self._scan()
-        self._untold.update(feed for feed in feeds if self._refreshed(feed))
+        news = self._look_at(feeds)
+        changed: list[Feed] = []
         if whole:
             self._begin_late()
             with self._lock:
-                self._untold.update(self._fresh)
-        changed = [feed for feed in self._untold if whole or self._told.get(feed) is not feed.snapshot.status.state]
+                changed = list(self._untold | set(self._fresh))
+                self._untold.clear()
         for feed in changed:
-            self._untold.discard(feed)
-            self._told[feed] = feed.snapshot.status.state
             self._publish(feed)
         with self._lock:
             for feed in set(self._told) - set(feeds):
                 del self._told[feed]
             found = frozenset(self._feeds), frozenset(self._unreadable.values())
-        if galleries and (changed or found != self._shown):
+        if galleries and (news or changed or found != self._shown):
             self._shown = found
             for gallery in galleries:
                 gallery()
+
+    def _look_at(self, feeds: Iterable[Feed]) -> bool:
+        """Look at runs; after a click tell at once what they are doing, figures follow. Return whether that is news."""
+        fresh = {feed for feed in feeds if self._refreshed(feed)}
+        with self._lock:
+            self._untold |= fresh
+        news = [feed for feed in fresh if self._told.get(feed) is not feed.snapshot.status.state]
+        if not news or time.monotonic() > self._hurry_until:
+            return False
+        for feed in news:
+            self._told[feed] = feed.snapshot.status.state
+            for watcher in self._watchers(feed):
+                watcher.deliver({})
+        return True
+
+    def _watchers(self, feed: Feed) -> list[Watcher]:
+        """Return who watches a run, whoever clicked last first."""
+        with self._lock:
+            return sorted(self._watches.get(feed, ()), key=lambda watcher: -watcher.asked)
 
     def _refreshed(self, feed: Feed) -> bool:
         try:
@@ -301,19 +343,22 @@ class Hub:
                 self._unreadable[feed.path] = _unreadable(feed.path, feed.name, error)
 
     def _publish(self, feed: Feed) -> None:
+        watchers = self._watchers(feed)
         with self._lock:
-            watchers = list(self._watches.get(feed, ()))
             fresh = self._fresh.pop(feed, {})
         queries = {query.key: query for watcher in watchers for query in watcher.queries()}
         snapshot = feed.snapshot
+        self._told[feed] = snapshot.status.state
         for key, query in queries.items():
             mark = query.depends(snapshot)
             if self._known(feed, key, mark):
                 continue
             if query.slow:
                 self._begin(feed, query, snapshot, mark)
-            else:
-                fresh[key] = self._compute(feed, query, snapshot, mark)
+                continue
+            if time.monotonic() < self._hurry_until:
+                self._look_at([feed])  # somebody waits to see what a click did
+            fresh[key] = self._compute(feed, query, snapshot, mark)
         for watcher in watchers:
             watcher.deliver(fresh)
 

@@ -257,7 +257,10 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
             transforms=[SafeHeaders],
             secret_key=secrets.token_bytes(32),
             sign_sessions=True,  # what a page's token says of its user, nobody else can have written
-            include_cookies=["user"],  # other cookies, such as those of OAuth, have no business in a page
+            include_cookies=[
+                "user",
+                "separatrix-lights",
+            ],  # other cookies, such as those of OAuth, have no business in a page
             exclude_headers=["Authorization", "Cookie"],
             **access,
         )

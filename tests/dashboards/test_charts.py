@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from itertools import combinations
+
 import holoviews as hv
 import numpy as np
 import pytest
+from bokeh.model import Model
 from bokeh.models import DataRange1d, Range1d
 
-from separatrix_dashboards.charts import Chart, Drawing, leaves
+from separatrix_dashboards.charts import Chart, Drawing, Template, Templates, leaves
 from separatrix_dashboards.hub import Failure
 
 hv.extension("bokeh")
@@ -58,7 +62,7 @@ def test_overlays_stream_leaf_by_leaf():
     chart = Chart()
     chart.apply(Drawing(overlay(3)))
     chart.apply(Drawing(overlay(7)))
-    assert [len(next(iter(leaf.handles["source"].data.values()))) for leaf in leaves(chart._plot)] == [14, 7, 7]
+    assert [len(next(iter(chart.source(leaf).data.values()))) for leaf in range(3)] == [14, 7, 7]
 
 
 def test_an_element_of_another_build_is_drawn_anew():
@@ -83,7 +87,7 @@ def test_columns_are_made_once_for_all_documents():
     for chart in charts:
         chart.apply(Drawing(elements(2)["curve"]))
         chart.apply(drawing)
-    first, second = (drawing.columns(chart._plot) for chart in charts)
+    first, second = (drawing.columns(chart._template) for chart in charts)
     assert first is second
 
 
@@ -94,3 +98,50 @@ def test_a_failure_is_told_in_place_of_the_figure_and_the_figure_comes_back():
     chart.apply(Drawing(elements(2)["curve"]))
     assert chart.figure is not None
     assert len(chart.pane) == 1
+
+
+def test_documents_get_copies_of_one_figure_that_share_nothing(monkeypatch):
+    made = []
+    get_plot = hv.renderer("bokeh").get_plot
+    monkeypatch.setattr(
+        hv.renderer("bokeh"), "get_plot", lambda *given, **more: made.append(1) or get_plot(*given, **more)
+    )
+    templates, charts = Templates(), [Chart() for _ in range(3)]
+    for n, chart in enumerate(charts):
+        chart.apply(Drawing(elements(n + 2)["curve"], templates))
+    assert len(made) == 1
+    models = [chart.figure.references() for chart in charts]
+    ids = [{model.id for model in each} for each in models]
+    assert not any(one & other for group in (models, ids) for one, other in combinations(group, 2))
+    assert len({len(each) for each in models}) == 1
+    assert [chart.source(0).data["shot"] for chart in charts] == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("kind", elements(1))
+def test_a_copy_is_the_figure_that_holoviews_draws(kind):
+    drawn = hv.renderer("bokeh").get_plot(elements(4)[kind]).state
+    copy, sources = Template(elements(4)[kind]).copy()
+    for one, other in zip(described(copy), described(drawn), strict=True):
+        assert one == other
+    assert len(sources) == 1
+
+
+def described(figure):
+    """Return the type and every property of every model, in the order in which they are met, without data."""
+    order, told = {}, []
+
+    def plain(value):
+        if isinstance(value, Model):
+            if value not in order:
+                order[value] = len(order)
+                values = sorted(value.properties_with_values().items())
+                told.append((type(value), [(name, plain(each)) for name, each in values if name != "data"]))
+            return order[value]
+        if isinstance(value, dict):
+            return {name: plain(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return repr(float(value)) if isinstance(value, int | float) else re.sub(r"id='\w+'", "", repr(value))
+
+    plain(figure)
+    return told

@@ -156,7 +156,7 @@ def test_a_figure_made_of_an_empty_run_takes_the_data_of_a_finished_one(empty_ru
     # Colours and markers are those of every point, not of the figure.
     for field, column in ((shots.glyph.fill_color, 1), (shots.glyph.marker, 2)):
         assert set(shots.data_source.data[field.field][rows]) == {look[column] for look in outcomes(["A", "B"])[:3]}
-    assert list(names.data_source.data[names.glyph.text]) == ["A", "B"]
+    assert list(names.data_source.data[names.glyph.text.field]) == ["A", "B"]
 
 
 def test_an_older_model_is_drawn_into_the_same_figure(molecule):

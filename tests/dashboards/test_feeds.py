@@ -11,6 +11,7 @@ import pytest
 
 from separatrix import Session
 from separatrix.errors import SeparatrixError
+from separatrix.records import RunState
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Failure, Hub, Query, UnreadableRun, Watcher
 from separatrix_dashboards.notebook import SessionFeed
@@ -145,6 +146,47 @@ def test_the_gallery_finds_runs_new_ones_and_damaged_ones(landscape_run, empty_r
         end()
     finally:
         hub.close()
+
+
+def test_what_a_page_computes_when_it_opens_is_told_to_who_watches_already(landscape_run, hub):
+    feed = hub.feed(landscape_run)
+    query = Query(key="n", compute=lambda feed, snapshot: snapshot.n_shots)
+    listener = Listener(feed, query)
+    hub.add(listener)
+    assert hub.result(feed, query) == (True, 300)
+    wait_until(lambda: {"n": 300} in listener.results)
+
+
+def test_whoever_clicked_last_is_told_first(landscape_run):
+    hub = Hub(landscape_run.parent)
+    hub.close()  # its thread; what follows is done here
+    feed, order = hub.feed(landscape_run), []
+    listeners = [Listener(feed) for _ in range(3)]
+    for number, listener in enumerate(listeners):
+        listener.deliver = lambda results, number=number: order.append(number)
+        hub.add(listener)
+    for clicked in ([], [1], [1, 2]):
+        for number in clicked:
+            hub.refresh(listeners[number])
+        hub._publish(feed)
+    assert order == [0, 1, 2, 1, 0, 2, 2, 1, 0]
+
+
+def test_after_a_click_a_new_state_is_told_before_anything_is_computed(landscape_run, monkeypatch):
+    hub = Hub(landscape_run.parent)
+    hub.close()
+    feed, calls = hub.feed(landscape_run), []
+    listener = Listener(feed, Query(key="n", compute=lambda feed, snapshot: calls.append(1)))
+    hub.add(listener)
+    monkeypatch.setattr(feed, "refresh", lambda: True)
+    hub._told[feed] = RunState.RUNNING
+    hub._round(whole=False)
+    assert listener.results == []  # nobody clicked: it goes with the rest
+    hub.refresh(listener)
+    hub._round(whole=False)
+    assert (listener.results, calls) == ([{}], [])
+    hub._round()
+    assert listener.results == [{}, {"n": None}]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc", "a/../../b"])

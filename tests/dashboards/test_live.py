@@ -16,7 +16,7 @@ from separatrix import Session
 from separatrix.estimates import expected_transitions, perfect_yield
 from separatrix.records import Reason
 from separatrix.rows import are_transitions
-from separatrix_dashboards.charts import Chart, Drawing, leaves
+from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Failure, Hub
 from separatrix_dashboards.views import live
@@ -91,12 +91,11 @@ def test_a_chart_of_an_empty_run_goes_on_into_a_full_one(empty_run, landscape_ru
     figure = chart.figure
     chart.apply(Drawing(full))
     assert chart.figure is figure
-    sources = [leaf.handles["source"].data for leaf in leaves(chart._plot)]
     fresh = Chart()
     fresh.apply(Drawing(full))
-    for data, leaf in zip(sources, leaves(fresh._plot), strict=True):
-        for key, values in leaf.handles["source"].data.items():
-            assert np.array_equal(np.asarray(data[key], float), np.asarray(values, float), equal_nan=True)
+    for streamed, drawn in zip(chart._sources, fresh._sources, strict=True):
+        for key, values in drawn.data.items():
+            assert np.array_equal(np.asarray(streamed.data[key], float), np.asarray(values, float), equal_nan=True)
 
 
 def test_the_view_of_every_run_is_made_and_shows_its_shots(watched):

@@ -30,7 +30,7 @@ def run_page(workspace: Workspace, role: Role) -> Viewable:
         return shell(workspace, role, name, empty(f"{escaped(error)}<br><br><a href='./'>All runs</a>"))
     workspace.hub.look(feed)
     watch = watch_page(workspace.hub, feed)
-    head = Head(watch.scope(), workspace.pool, workspace.role, workspace.hub.refresh)
+    head = Head(watch.scope(), workspace.pool, workspace.role, lambda: workspace.hub.refresh(watch))
     return shell(workspace, role, name, tabs(watch, _argument("tab")), head=head)
 
 
@@ -53,7 +53,7 @@ def tabs(watch: Watch, first: str = "") -> pn.Tabs:
             pn.state.location.update_query(tab=ids[index])
 
     result.param.watch(lambda event: look(event.new), "active")
-    look(result.active)
+    watch.soon(lambda: look(result.active))  # the head first
     return result
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
 
 import panel as pn
+from bokeh.document import Document
 from panel.io.document import hold
 from panel.io.state import set_curdoc
 from panel.viewable import Viewable
@@ -15,10 +18,14 @@ from separatrix_dashboards.charts import Chart, drawn
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Hub, Query, Watcher
 from separatrix_dashboards.theme import CSS, html
+from separatrix_dashboards.turns import Turn
 from separatrix_dashboards.words import escaped
 
 Push = Callable[[Callable[[], None]], None]
 """Runs a function in a document, from any thread."""
+
+_BREATH_MS = 250
+"""Between two parts of a page: what a browser is sent in one go, it shows only when it has done all of it."""
 
 
 class Scope:
@@ -51,6 +58,10 @@ class Scope:
             for query, apply in tuple(self._wanted.values()):
                 self._show_now(query, apply)
         self._active = active
+
+    def soon(self, fill: Callable[[], None]) -> None:
+        """Make a part of the page after those that matter more, as `Watch.soon` does."""
+        self._watch.soon(fill)
 
     def follow(self, apply: Callable[[RunSnapshot], None]) -> None:
         """Call ``apply`` in the document now and with every new snapshot."""
@@ -126,8 +137,10 @@ class Watch(Watcher):
     def __init__(self, hub: Hub, feed: Feed, push: Push | None = None) -> None:
         self.hub, self.feed = hub, feed
         self.scopes: list[Scope] = []
-        self._push = push or into_document()
+        self._push = push or into_document(self)
         self._pending: dict[Hashable, Any] = {}
+        self._parts: deque[Callable[[], None]] = deque()
+        self._filling = False
         self._scheduled = False
         self._lock = threading.Lock()
         hub.add(self)
@@ -156,8 +169,36 @@ class Watch(Watcher):
         except Exception:  # noqa: BLE001 - whatever a document says that is going away
             self.close()
 
+    def soon(self, fill: Callable[[], None]) -> None:
+        """Make a part of the page once it is seen what was asked for before: nobody waits for all of it to see some.
+
+        In a cell, which has no clock of its own, it is made at once.
+        """
+        document = pn.state.curdoc
+        if document is None or document.session_context is None:
+            fill()
+            return
+        self._parts.append(fill)
+        if self._filling:
+            return
+        self._filling = True
+        # Not before the page has arrived: panes made earlier do not know where this server has its style sheets.
+        pn.state.onload(lambda: self._fill(document))
+
+    def _fill(self, document: Document) -> None:
+        if not self._parts:
+            self._filling = False
+            return
+        try:
+            if document.session_context.session.connection_count:  # else whoever opened the page has left it
+                with set_curdoc(document), hold(document):
+                    self._parts.popleft()()
+        finally:
+            document.add_timeout_callback(lambda: self._fill(document), _BREATH_MS)
+
     def close(self) -> None:
         """Stop watching."""
+        self._parts.clear()
         self.hub.remove(self)
 
     def _show(self) -> None:
@@ -186,16 +227,30 @@ def _loading() -> bool:
     return document is not None and document.session_context is not None and not pn.state.loaded
 
 
-def into_document() -> Push:
-    """Return what runs a function in the document that is being made, with all its changes in one message."""
-    document = pn.state.curdoc
+def into_document(watch: Watch) -> Push:
+    """Return what runs a function in the document that is being made, with all its changes in one message.
+
+    Documents take turns, that of whoever clicked last first.
+    """
+    document, turns = pn.state.curdoc, watch.hub.turns
+    loop = asyncio.get_running_loop()
 
     def push(function: Callable[[], None]) -> None:
-        def run() -> None:
-            with set_curdoc(document), hold(document):
-                function()
+        def begin(turn: Turn) -> None:
+            def run() -> None:
+                try:
+                    with set_curdoc(document), hold(document):
+                        function()
+                finally:
+                    turns.over(turn)
 
-        document.add_next_tick_callback(run)
+            try:
+                document.add_next_tick_callback(run)
+            except Exception:  # noqa: BLE001 - whatever a document says that is going away
+                watch.close()
+                turns.over(turn)
+
+        turns.ask(loop, Turn(begin, lambda: watch.asked))
 
     return push
 

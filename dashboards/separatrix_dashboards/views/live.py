@@ -60,17 +60,28 @@ class LiveView(View):
         self.scope.follow(lambda snapshot: write())
         _again(write)
         cards = [
-            self._transitions(),
-            self._yield(),
-            _later(self._losses),
-            _later(self._rates),
-            _later(self._calibration),
+            self._later(self._transitions),
+            self._later(self._yield),
+            self._later(self._losses),
+            self._later(self._rates),
+            self._later(self._calibration),
             card("Newest shots", table, **CELL),
         ]
         return pn.Column(start, grid(*cards), sizing_mode="stretch_width", margin=0)
 
     def _hub(self) -> Hub:
         return self.scope.hub
+
+    def _later(self, make: Callable[[], pn.Column]) -> pn.Column:
+        """Return the place of a card that is made when those before it are on their way."""
+        place = pn.Column(min_height=380, **{"sizing_mode": "stretch_width", **CELL})
+
+        def fill() -> None:
+            place.append(make())
+            place.min_height = None
+
+        self.scope.soon(fill)
+        return place
 
     def _transitions(self) -> pn.Column:
         draw, note = with_reference(draw_transitions, self._hub()), html("")
@@ -79,13 +90,13 @@ class LiveView(View):
         self.scope.add(query, partial(_write, note))
         drawn = self._from(_by_shots, "from the first shot on", chart)
         about = "Counted from the first shot on; band: one standard deviation of what was expected."
-        return card("Transitions", drawn, note, note=about, **CELL)
+        return card("Transitions", drawn, note, note=about, **FILLING)
 
     def _yield(self) -> pn.Column:
         draw = with_reference(draw_yield, self._hub())
         chart = self.scope.chart("live.yield", draw, _by_shots, height=340, ready=from_zero)
         note = f"Transitions per shot over the last {WINDOW} shots, with the 95 % interval of the count."
-        return card("Running yield", self._from(_by_shots, "from the first shot on", chart), note=note, **CELL)
+        return card("Running yield", self._from(_by_shots, "from the first shot on", chart), note=note, **FILLING)
 
     def _losses(self) -> pn.Column:
         chart = self.scope.chart("live.losses", draw_losses, _by_model, slow=True, height=300)
@@ -130,18 +141,6 @@ CELL: dict[str, Any] = {"styles": {"flex": "1 1 520px", "align-self": "stretch",
 
 FILLING: dict[str, Any] = {"styles": {"height": "auto", "flex": "1 1 auto"}, "margin": 0}
 """Options of a card that fills such a place."""
-
-
-def _later(make: Callable[[], pn.Column]) -> pn.Column:
-    """Return the place of a card that is made once the page is in sight: nobody waits for all figures to see one."""
-    place = pn.Column(min_height=380, **{"sizing_mode": "stretch_width", **CELL})
-
-    def fill() -> None:
-        place.append(make())
-        place.min_height = None
-
-    pn.state.onload(fill)
-    return place
 
 
 def grid(*cards: pn.viewable.Viewable) -> pn.FlexBox:

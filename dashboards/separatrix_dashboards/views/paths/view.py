@@ -100,10 +100,16 @@ class PathsView(View):
         self._place[:] = [
             head,
             _beside(self._density.__panel__(), self._movie.__panel__()),
-            _beside(self._logits.__panel__(), _soon(self._make_tree, 480)),
-            _soon(self._make_times, 330),
+            _beside(self._logits.__panel__(), self._soon(self._make_tree, 480)),
+            self._soon(self._make_times, 330),
             self._table.__panel__(),
         ]
+
+    def _soon(self, make: Callable[[], pn.viewable.Viewable], height: int) -> pn.Column:
+        """Return the place of what is made once the rest is on its way."""
+        place = pn.Column(min_height=height, sizing_mode="stretch_width", margin=0)
+        self.scope.soon(lambda: place.append(make()))
+        return place
 
     def _make_tree(self) -> pn.Column:
         tree = Tree(self.scope, self._choice).__panel__()
@@ -175,14 +181,6 @@ def _beside(*cards: pn.Column) -> pn.FlexBox:
     for each in cards:
         each.param.update(styles={"flex": "1 1 520px", "align-self": "stretch", "height": "auto"}, margin=0)
     return pn.FlexBox(*cards, gap="12px", align_items="stretch", sizing_mode="stretch_width", margin=(0, 0, 12, 0))
-
-
-def _soon(make: Callable[[], pn.viewable.Viewable], height: int) -> pn.Column:
-    """Return the place of what is made once the rest is on its way: nobody waits for all figures to see one."""
-    place = pn.Column(min_height=height, sizing_mode="stretch_width", margin=0)
-    # Not before the page has arrived: panes made earlier do not know where this server has its style sheets.
-    pn.state.onload(lambda: pn.state.execute(lambda: place.append(make()), schedule=True))
-    return place
 
 
 def _all_paths(feed: Feed, snapshot: RunSnapshot) -> tuple[AcceptedPaths, str]:
