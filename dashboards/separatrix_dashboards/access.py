@@ -38,6 +38,9 @@ import tomli_w
 
 from separatrix.errors import ConfigError, SeparatrixError
 
+LIGHTS = "separatrix-lights"
+"""Name of the cookie that says whether pages are dark; besides the user's it is all that pages are told."""
+
 _LOG = logging.getLogger(__name__)
 
 MIN_PASSWORD = 8

@@ -24,7 +24,7 @@ import psutil
 from separatrix.errors import ConfigError
 from separatrix.expressions import suggestion
 from separatrix.systems import CATALOGUE
-from separatrix_dashboards.access import Role, Users, exposure
+from separatrix_dashboards.access import LIGHTS, Role, Users, exposure
 
 if TYPE_CHECKING:
     from panel.io.server import Server
@@ -257,10 +257,7 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
             transforms=[SafeHeaders],
             secret_key=secrets.token_bytes(32),
             sign_sessions=True,  # what a page's token says of its user, nobody else can have written
-            include_cookies=[
-                "user",
-                "separatrix-lights",
-            ],  # other cookies, such as those of OAuth, have no business in a page
+            include_cookies=["user", LIGHTS],  # other cookies, such as those of OAuth, have no business in a page
             exclude_headers=["Authorization", "Cookie"],
             **access,
         )

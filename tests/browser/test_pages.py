@@ -48,6 +48,26 @@ def test_home_shows_every_run_and_leads_to_it(page, server, screenshots):
     assert steps(page) == 120
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("", ["landscape", "molecule", "300 of 300"]),
+        ("run?name=landscape", ["landscape", "finished", "300 of 300 steps", "transitions"]),
+        ("new", ["Alanine dipeptide", "Your own"]),
+        ("compare?runs=landscape,molecule", ["landscape", "120 of 120 steps"]),
+        ("run?name=none", ["All runs"]),
+    ],
+)
+def test_pages_can_be_read_before_any_script_has_run(browser, server, screenshots, address, words):
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto(f"{server.url}/{address}")
+    page.screenshot(path=screenshots / f"first-{address.partition('?')[0] or 'home'}.png")
+    for word in words:
+        expect(page.get_by_text(word).first).to_be_visible()
+    context.close()
+
+
 @pytest.mark.parametrize("run", ["landscape", "molecule"])
 def test_every_tab_shows_a_finished_run(page, server, screenshots, run):
     page.goto(f"{server.url}/run?name={run}")

@@ -14,6 +14,7 @@ from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Failure, Hub
 from separatrix_dashboards.pages.cards import compare_address
+from separatrix_dashboards.pages.head import first_html
 from separatrix_dashboards.pages.shell import shell
 from separatrix_dashboards.theme import empty, html
 from separatrix_dashboards.views.base import Watch, card
@@ -52,7 +53,7 @@ def compare_page(workspace: Workspace, role: Role) -> pmui.Page:
     page = ComparePage(workspace.hub, names_in(search))
     pn.state.on_session_destroyed(lambda context: page.close())
     pn.state.add_periodic_callback(page.look, period=PERIOD_MS)
-    return shell(workspace, role, "Compare", page.__panel__())
+    return shell(workspace, role, "Compare", page.__panel__(), first=page.first_html())
 
 
 def names_in(search: str) -> tuple[str, ...]:
@@ -95,6 +96,11 @@ class ComparePage:
         self._together = pmui.Switch(label="Runs that differ in their seed alone as one", value=True, margin=(18, 0))
         self._runs.param.watch(lambda event: self._choose(), "value")
         self._together.param.watch(lambda event: self._choose(), "value")
+
+    def first_html(self) -> str:
+        """Return the numbers of the chosen runs as HTML, for the moment until the browser has made the page."""
+        heads = (first_html(feed.snapshot) for feed in self._feeds.values())
+        return "".join(f'<section style="margin-bottom:20px">{head}</section>' for head in heads)
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return what is shown."""

@@ -6,6 +6,25 @@ import param
 from panel.custom import JSComponent
 
 from separatrix_dashboards.theme import CSS
+from separatrix_dashboards.words import escaped
+
+CHOICE_CSS = """
+.choice { display: block; width: 100%; }
+fieldset { border: 0; margin: 0; padding: 0; min-width: 0; display: grid; gap: 12px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 205px), 1fr)); }
+label { position: relative; display: flex; flex-direction: column; border: 1px solid var(--sx-line);
+  border-radius: 12px; overflow: hidden; cursor: pointer; background: var(--sx-paper);
+  transition: border-color 0.15s, box-shadow 0.15s; }
+label:hover { border-color: var(--sx-accent); }
+label:has(input:checked) { border-color: var(--sx-accent); box-shadow: inset 0 0 0 1px var(--sx-accent); }
+label:has(input:focus-visible) { outline: 2px solid var(--sx-accent); outline-offset: 2px; }
+input { position: absolute; right: 10px; top: 10px; width: 17px; height: 17px; margin: 0;
+  accent-color: var(--sx-accent); cursor: pointer; }
+.picture { aspect-ratio: 2.1; background: var(--sx-faint); }
+.picture svg { width: 100%; height: 100%; display: block; }
+.title { font-weight: 600; font-size: 14.5px; padding: 9px 12px 0; }
+.description { color: var(--sx-dim); font-size: 12.5px; line-height: 1.4; padding: 3px 12px 11px; }
+"""
 
 
 class Choice(JSComponent):
@@ -15,26 +34,17 @@ class Choice(JSComponent):
     value = param.String(doc="Name of the chosen one.")
     label = param.String(doc="What is chosen, for those who cannot see it.")
 
-    _stylesheets = [  # noqa: RUF012 - Panel's own way
-        CSS,
-        """
-        .choice { display: block; width: 100%; }
-        fieldset { border: 0; margin: 0; padding: 0; min-width: 0; display: grid; gap: 12px;
-          grid-template-columns: repeat(auto-fill, minmax(min(100%, 205px), 1fr)); }
-        label { position: relative; display: flex; flex-direction: column; border: 1px solid var(--sx-line);
-          border-radius: 12px; overflow: hidden; cursor: pointer; background: var(--sx-paper);
-          transition: border-color 0.15s, box-shadow 0.15s; }
-        label:hover { border-color: var(--sx-accent); }
-        label:has(input:checked) { border-color: var(--sx-accent); box-shadow: inset 0 0 0 1px var(--sx-accent); }
-        label:has(input:focus-visible) { outline: 2px solid var(--sx-accent); outline-offset: 2px; }
-        input { position: absolute; right: 10px; top: 10px; width: 17px; height: 17px; margin: 0;
-          accent-color: var(--sx-accent); cursor: pointer; }
-        .picture { aspect-ratio: 2.1; background: var(--sx-faint); }
-        .picture svg { width: 100%; height: 100%; display: block; }
-        .title { font-weight: 600; font-size: 14.5px; padding: 9px 12px 0; }
-        .description { color: var(--sx-dim); font-size: 12.5px; line-height: 1.4; padding: 3px 12px 11px; }
-        """,
-    ]
+    _stylesheets = [CSS, CHOICE_CSS]  # noqa: RUF012 - Panel's own way
+
+    def first_html(self) -> str:
+        """Return the choice as HTML, for the moment until the browser has made the page."""
+        labels = "".join(
+            f'<label><div class="picture">{option["picture"]}</div><div class="title">{escaped(option["title"])}</div>'
+            f'<div class="description">{escaped(option["description"])}</div></label>'
+            for option in self.options
+        )
+        return f"<fieldset>{labels}</fieldset>"
+
     _esm = """
     export function render({ model, el }) {
       const group = document.createElement("fieldset")

@@ -125,6 +125,11 @@ class Head:
         self._refresh()
 
 
+def first_html(snapshot: RunSnapshot) -> str:
+    """Return the head as HTML without controls, for the moment until the browser has made the page."""
+    return name_html(snapshot) + progress_html(snapshot, None) + facts_html(snapshot)
+
+
 def name_html(snapshot: RunSnapshot) -> str:
     """Return the name and what the run is doing, as HTML."""
     status = snapshot.status

@@ -245,6 +245,16 @@ class Gallery:
         self._limit = len(self._facts)
         self._choose()
 
+    def first_html(self) -> str:
+        """Return the cards as HTML, for the moment until the browser has made the page."""
+        cards = "".join(
+            f'<article class="card"><a href="{escaped(card.address)}"><div class="picture">{card.picture}</div>'
+            f'<div class="content">{card.content}</div></a></article>'
+            for card in (self._cards[path] for path in self._shown)
+        )
+        grid = ";".join(f"{name}:{value}" for name, value in _GRID.items())
+        return f'{self._summary.object}<div style="{grid};margin-top:58px">{cards}</div>'
+
     def __panel__(self) -> pn.Column:
         """Return the gallery."""
         links = [self.compare]
@@ -278,7 +288,7 @@ def home_page(workspace: Workspace, role: Role) -> pmui.Page:
     end = workspace.hub.watch_runs(_nothing_to_do)
     pn.state.on_session_destroyed(lambda context: end())
     pn.state.add_periodic_callback(_held(gallery.refresh), period=PERIOD_MS)
-    return shell(workspace, role, "Runs", gallery)
+    return shell(workspace, role, "Runs", gallery, first=gallery.first_html(), first_css=_CARD_CSS)
 
 
 def _looks(facts: CardFacts) -> tuple[str, bool]:

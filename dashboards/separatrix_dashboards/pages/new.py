@@ -19,7 +19,7 @@ from separatrix.systems import CATALOGUE
 from separatrix_dashboards.access import PermissionDeniedError, Role
 from separatrix_dashboards.form import ConfigForm, check, plain_error
 from separatrix_dashboards.pages.cards import run_address
-from separatrix_dashboards.pages.controls import Choice, CopyText, Redirect
+from separatrix_dashboards.pages.controls import CHOICE_CSS, Choice, CopyText, Redirect
 from separatrix_dashboards.pages.pictures import catalogue_picture, unknown_picture
 from separatrix_dashboards.pages.shell import shell
 from separatrix_dashboards.theme import html
@@ -61,7 +61,8 @@ def new_page(workspace: Workspace, role: Role) -> pmui.Page:
     if role != Role.OPERATOR:
         note = '<div class="sx-empty">Only operators may make runs. <a href="./">All runs</a></div>'
         return shell(workspace, role, "New session", html(note, margin=(16, 4)))
-    return shell(workspace, role, "New session", NewSession(workspace))
+    new = NewSession(workspace)
+    return shell(workspace, role, "New session", new, first=new.system.first_html(), first_css=CHOICE_CSS)
 
 
 class TomlUpload(pmui.FileInput):

@@ -10,7 +10,7 @@ from panel.viewable import Viewable
 from separatrix.errors import SeparatrixError
 from separatrix_dashboards import widgets
 from separatrix_dashboards.access import Role
-from separatrix_dashboards.pages.head import Head
+from separatrix_dashboards.pages.head import Head, first_html
 from separatrix_dashboards.pages.shell import shell
 from separatrix_dashboards.theme import empty
 from separatrix_dashboards.views.base import Watch, watch_page
@@ -27,11 +27,12 @@ def run_page(workspace: Workspace, role: Role) -> Viewable:
     try:
         feed = workspace.hub.feed(name)
     except (SeparatrixError, OSError) as error:
-        return shell(workspace, role, name, empty(f"{escaped(error)}<br><br><a href='./'>All runs</a>"))
+        problem = empty(f"{escaped(error)}<br><br><a href='./'>All runs</a>")
+        return shell(workspace, role, name, problem, first=problem.object)
     workspace.hub.look(feed)
     watch = watch_page(workspace.hub, feed)
     head = Head(watch.scope(), workspace.pool, workspace.role, lambda: workspace.hub.refresh(watch))
-    return shell(workspace, role, name, tabs(watch, _argument("tab")), head=head)
+    return shell(workspace, role, name, tabs(watch, _argument("tab")), head=head, first=first_html(feed.snapshot))
 
 
 def tabs(watch: Watch, first: str = "") -> pn.Tabs:

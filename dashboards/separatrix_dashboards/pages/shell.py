@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
@@ -9,7 +10,8 @@ import panel_material_ui as pmui
 from bokeh.models import Checkbox, CustomJS
 from panel.util import edit_readonly
 
-from separatrix_dashboards.theme import CSS, THEME_CONFIG, html
+from separatrix_dashboards.access import LIGHTS
+from separatrix_dashboards.theme import ACCENT, CSS, DARK_BAR, FONT, SKY, THEME_CONFIG, html
 from separatrix_dashboards.words import escaped
 
 if TYPE_CHECKING:
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from separatrix_dashboards.workspace import Workspace
 
 LINKS = (("Runs", "./"), ("New session", "new"), ("Compare", "compare"))
-
-LIGHTS = "separatrix-lights"
-"""Name of the cookie that says whether pages are dark."""
 
 _REMEMBER = f"""
 const are = lights.active ? "dark" : "light"
@@ -31,6 +30,8 @@ const others = window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark
 if ((chosen ?? others) === "dark") lights.active = true
 """
 
+_TEMPLATE = Path(__file__).with_name("page.html")
+
 _BAR = """
 :host { color: inherit; }
 nav { display: flex; gap: 18px; padding-left: 28px; align-items: center; font-size: 14px; }
@@ -41,7 +42,9 @@ nav .who { opacity: 0.8; margin-left: auto; }
 """
 
 
-def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = None) -> pmui.Page:
+def shell(
+    workspace: Workspace, role: Role, title: str, *main: Any, head: Any = None, first: str = "", first_css: str = ""
+) -> pmui.Page:
     """Return a whole page.
 
     Parameters
@@ -49,13 +52,27 @@ def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = 
     title : of the browser's tab, and which navigation link is the current one
     main : what the page shows
     head : stays in sight while the rest scrolls
+    first : HTML that is seen at once, until the browser has made the page
+    first_css : style sheet of it, besides that of all panes
     """
+    links = _links(role, title)
+    if pn.state.curdoc is not None:
+        pn.state.curdoc.template_variables.update(
+            first=first,
+            links=links,
+            css=CSS + first_css,
+            accent=ACCENT,
+            sky=SKY,
+            dark_bar=DARK_BAR["backgroundColor"],
+            font=FONT,
+            lights=LIGHTS,
+        )
     content = [] if head is None else [_sticky(head)]
     lights = _lights()
     page = pmui.Page(
         title="Separatrix",
         meta_title=f"{title} · Separatrix" if title else "Separatrix",
-        header=[_bar(workspace, role, title)],
+        header=[_bar(workspace, role, links)],
         main=[
             pn.Column(
                 *content, *main, pn.pane.Bokeh(lights, margin=0), sizing_mode="stretch_width", margin=(0, 18, 24, 18)
@@ -67,6 +84,7 @@ def shell(workspace: Workspace, role: Role, title: str, *main: Any, head: Any = 
         dark_theme=lights.active,
         busy_indicator=None,
         stylesheets=[CSS],
+        template=_TEMPLATE,
     )
     lights.on_change("active", lambda attribute, old, new: setattr(page, "dark_theme", new))
     page.param.watch(lambda event: setattr(lights, "active", event.new), "dark_theme")
@@ -89,12 +107,15 @@ def _lights() -> Checkbox:
     return lights
 
 
-def _bar(workspace: Workspace, role: Role, title: str) -> pn.pane.HTML:
-    links = "".join(
+def _links(role: Role, title: str) -> str:
+    return "".join(
         f'<a href="{address}"{" aria-current=page" if name == title else ""}>{name}</a>'
         for name, address in LINKS
         if role == "operator" or name != "New session"
     )
+
+
+def _bar(workspace: Workspace, role: Role, links: str) -> pn.pane.HTML:
     user = pn.state.user if pn.state.user not in (None, "guest") else None
     may = "" if role == "operator" else "read-only"
     out = "" if user is None else f'{escaped(user)} · <a href="logout">log out</a>'
