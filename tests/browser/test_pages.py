@@ -164,7 +164,8 @@ def test_the_map_is_over_the_variables_that_are_chosen(page, server, screenshots
 def test_pages_stay_as_dark_as_they_were_chosen(page, server, screenshots):
     def is_dark(lights):
         colour = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
-        page.wait_for_function(f"({colour}[0] < 80) === {str(lights).lower()}", timeout=PATIENCE)
+        made = "document.getElementById('first') === null"  # before that the page has no colour of its own
+        page.wait_for_function(f"{made} && ({colour}[0] < 80) === {str(lights).lower()}", timeout=PATIENCE)
 
     page.goto(server.url)
     expect(page.get_by_text("landscape", exact=True).first).to_be_visible(timeout=PATIENCE)
