@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LINKS = (("Runs", "./"), ("New session", "new"), ("Compare", "compare"))
 
 _REMEMBER = f"""
-const are = lights.active ? "dark" : "light"
+const are = cb_obj.dark_theme ? "dark" : "light"
 document.cookie = `{LIGHTS}=${{are}}; path=/; max-age=31536000; SameSite=Lax`
 """
 _AS_BEFORE = f"""
@@ -65,7 +65,6 @@ def shell(
             sky=SKY,
             dark_bar=DARK_BAR["backgroundColor"],
             font=FONT,
-            lights=LIGHTS,
         )
     content = [] if head is None else [_sticky(head)]
     lights = _lights()
@@ -86,6 +85,7 @@ def shell(
         stylesheets=[CSS],
         template=_TEMPLATE,
     )
+    page.jscallback(dark_theme=_REMEMBER)  # in the browser: whoever leaves at once is quicker than the server
     lights.on_change("active", lambda attribute, old, new: setattr(page, "dark_theme", new))
     page.param.watch(lambda event: setattr(lights, "active", event.new), "dark_theme")
     with edit_readonly(page):
@@ -94,14 +94,13 @@ def shell(
 
 
 def _lights() -> Checkbox:
-    """Return a box in nobody's sight that is ticked on dark pages; the browser remembers it from page to page.
+    """Return a box in nobody's sight that is ticked on dark pages.
 
     A server that hands cookies to its pages makes them dark from the start. Otherwise, and until somebody chose,
     the browser says it once it has made the page: it is as light or dark as the other windows of the machine.
     """
     chosen = (pn.state.cookies or {}).get(LIGHTS)
     lights = Checkbox(active=chosen == "dark", visible=False)
-    lights.js_on_change("active", CustomJS(args={"lights": lights}, code=_REMEMBER))
     if chosen is None and pn.state.curdoc is not None:
         pn.state.curdoc.js_on_event("document_ready", CustomJS(args={"lights": lights}, code=_AS_BEFORE))
     return lights
