@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,7 @@ class Shown:
         self.page = page
         self.viewers: list[MoleculeViewer] = []
         self.column = pn.Column(sizing_mode="stretch_width")
+        loaded = threading.Event()
 
         def app() -> MaterialPage:
             viewer = MoleculeViewer(height=420)
@@ -106,11 +108,13 @@ class Shown:
                 viewer.playing = play
             self.viewers.append(viewer)
             self.column.objects = [viewer]
+            pn.state.onload(loaded.set)
             return MaterialPage(main=[self.column], theme_toggle=True)
 
         page.goto(serve(app))
         self.root = page.locator(".separatrix-viewer")
         expect(self.root).to_be_visible(timeout=20_000)
+        self.wait(loaded.is_set)  # what is sent to a page that is still being made is lost
         if path:
             self.wait(lambda: self.drawn()["drawn"] > 0.01)
 
