@@ -57,8 +57,8 @@ def how_to_get_it(snapshot: RunSnapshot) -> str:
 
 
 def draw_relevance(result: Mapping[str, Any]) -> hv.Overlay:
-    """Return bars with errors, the most relevant inputs first."""
-    rows = sorted(result.get("relevance", []), key=lambda row: -row["mean"])[:_MOST_BARS]
+    """Return bars with errors, the most relevant inputs first; inputs that belong together are one bar."""
+    rows = sorted(result.get("groups") or result.get("relevance", []), key=lambda row: -row["mean"])[:_MOST_BARS]
     names = [str(row["name"]) for row in rows]
     means, errors = [float(row["mean"]) for row in rows], [float(row["std"]) for row in rows]
     bars = hv.Bars((names, means), "input", "relevance").opts(color=BLUE, xrotation=40, line_width=0)
