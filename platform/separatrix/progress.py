@@ -164,9 +164,10 @@ class SearchDisplay:
     def _activity(self) -> str:
         if self._progress is None:
             return "ranking the inputs"
-        if self._stop.is_set() or self._progress.share >= 1.0:
-            return "writing formulas"
-        return "searching formulas"
+        return "writing formulas" if self._ended(self._progress) else "searching formulas"
+
+    def _ended(self, progress: Progress) -> bool:
+        return self._stop.is_set() or progress.share >= 1.0
 
     def _render(self) -> Table:
         grid = Table.grid(padding=(0, 2), expand=True)
@@ -175,21 +176,22 @@ class SearchDisplay:
         grid.add_column(no_wrap=True)
         share = 0.0 if self._progress is None else self._progress.share
         bar = ProgressBar(total=1.0, completed=share, pulse=self._progress is None)
-        grid.add_row(self._activity(), bar, "" if self._progress is None else search_in_words(self._progress))
+        words = "" if self._progress is None else search_in_words(self._progress, self._ended(self._progress))
+        grid.add_row(self._activity(), bar, words)
         return grid
 
     def _print_line(self, progress: Progress) -> None:
-        line = f"{self._activity()}: {progress.share:.0%}, {search_in_words(progress)}"
+        line = f"{self._activity()}: {progress.share:.0%}, {search_in_words(progress, self._ended(progress))}"
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def search_in_words(progress: Progress) -> str:
-    """Return the best loss, the speed and the times of a search."""
+def search_in_words(progress: Progress, ended: bool = False) -> str:
+    """Return the best loss, the speed and the times of a search; none is left to one that has ended."""
     parts = [f"best loss {progress.best_loss:.4f}"] if math.isfinite(progress.best_loss) else []
     if progress.n_fitted and progress.seconds > 0:
         parts.append(f"{progress.n_fitted / progress.seconds:,.0f} formulas/s")
     parts.append(clock(progress.seconds))
-    if 0.0 < progress.share < 1.0:
+    if progress.share > 0.0 and not ended:
         parts.append(f"{clock(progress.seconds * (1.0 - progress.share) / progress.share)} left")
     return ", ".join(parts)
 

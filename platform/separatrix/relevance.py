@@ -178,7 +178,7 @@ def permutation_relevance(
         reference[chosen] += before[0]
         for place, columns in enumerate(map(list, sets)):
             order = rng.permuted(np.tile(np.arange(len(chosen)), (permutations, 1)), axis=1).ravel()
-            tiled[:, columns] = features[order][:, columns]
+            tiled[:, columns] = features[:, columns][order]
             rise = _losses(member, tiled, counts) - before
             tiled[:, columns] = np.tile(features[:, columns], (permutations, 1))
             total[place] += rise.sum(axis=1)

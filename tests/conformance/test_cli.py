@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -23,10 +25,11 @@ from rich.console import Console
 
 from separatrix import preparing, progress
 from separatrix.cli import main
-from separatrix.progress import ProgressDisplay, clock, status_line
+from separatrix.progress import ProgressDisplay, SearchDisplay, clock, status_line
 from separatrix.reader import Reader
 from separatrix.records import RunState, Status
 from separatrix.session import Session
+from separatrix.symbolic import Progress as SearchProgress
 from separatrix.systems import CATALOGUE, resolve
 from separatrix.trainer import held_out_by
 
@@ -527,6 +530,36 @@ def test_the_time_left_follows_the_latest_pace():
     assert left(700, 1090.0) == pytest.approx(300 * 80 / 190)  # over the last minute, or a little more
     assert pace.seconds_left(Status(state=RunState.PAUSED, steps=700, target=1000, seconds=1100.0)) is None
     assert clock(3725) == "1:02:05"
+
+
+def drawn_search(stop, *moments):
+    """Return the lines of the display of a search in a terminal of 80 columns, after each moment."""
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    display, lines = SearchDisplay(stop, console), []
+    for moment in moments:
+        if moment is not None:
+            display.report(moment)
+        with console.capture() as capture:
+            console.print(display._render())
+        lines.append(re.sub(r"\x1b\[[0-9;]*m", "", capture.get()).rstrip("\n"))
+    return lines
+
+
+def test_a_search_shows_its_best_loss_its_speed_and_the_time_left():
+    begun = SearchProgress(share=0.0, n_fitted=0, seconds=1.0, best_loss=math.inf)
+    busy = SearchProgress(share=0.25, n_fitted=123_456, seconds=100.0, best_loss=0.56789)
+    stop = threading.Event()
+    lines = drawn_search(stop, None, begun, busy)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("ranking the inputs")
+    assert re.match(r"searching formulas .* 0:00:01 *$", lines[1])
+    assert re.match(r"searching formulas .*best loss 0\.5679, 1,235 formulas/s, 0:01:40, 0:05:00 left", lines[2])
+    done = replace(busy, share=1.0)
+    stop_early = threading.Event()
+    stop_early.set()
+    for line in drawn_search(stop, done) + drawn_search(stop_early, busy):
+        assert line.startswith("writing formulas")
+        assert "left" not in line
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch):
