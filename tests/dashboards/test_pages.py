@@ -16,7 +16,7 @@ from separatrix_dashboards.pages.head import Head, facts, name_html, progress_ht
 from separatrix_dashboards.sessions import SessionPool
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.log import LogView, events_html, failures_html
-from separatrix_dashboards.views.mechanism import MechanismView
+from separatrix_dashboards.views.mechanism import MechanismView, draw_relevance
 from separatrix_dashboards.views.registry import VIEWS
 from separatrix_dashboards.views.validation import ValidationView
 
@@ -109,6 +109,19 @@ def test_results_appear_as_soon_as_the_run_holds_them(running_run, hub):
     hub._publish(hub.feed(running_run))
     assert "q = 2.1*x + &lt;y&gt;" in texts(mechanism)
     assert "Sampled against predicted" in texts(validation)
+
+
+def test_inputs_that_were_shuffled_together_are_one_bar():
+    def rows(**means):
+        return [{"name": name, "group": "phi", "mean": mean, "std": 0.1} for name, mean in means.items()]
+
+    columns = rows(sin=0.2, cos=0.4, r=0.1)
+    for result, names in (
+        ({"relevance": columns}, ["cos", "sin", "r"]),
+        ({"relevance": columns, "groups": rows(r=0.1, phi=0.7)}, ["phi", "r"]),
+    ):
+        bars = draw_relevance(result).get(0)
+        assert bars.dimension_values("input").tolist() == names
 
 
 def test_a_part_out_of_sight_computes_nothing(running_run, hub):
