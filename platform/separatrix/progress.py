@@ -138,6 +138,7 @@ class SearchDisplay:
         self._stop = stop
         self._console = console or Console(stderr=True)
         self._progress: Progress | None = None
+        self._last_printed: Progress | None = None
         self._printed = -math.inf
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
 
@@ -151,7 +152,7 @@ class SearchDisplay:
         """Leave the last state standing."""
         if self._console.is_terminal:
             self._live.stop()
-        elif self._progress is not None:
+        elif self._progress is not self._last_printed and self._progress is not None:
             self._print_line(self._progress)
 
     def report(self, progress: Progress) -> None:
@@ -159,6 +160,7 @@ class SearchDisplay:
         self._progress = progress
         if not self._console.is_terminal and time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
+            self._last_printed = progress
             self._print_line(progress)
 
     def _activity(self) -> str:

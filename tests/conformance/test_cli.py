@@ -562,6 +562,23 @@ def test_a_search_shows_its_best_loss_its_speed_and_the_time_left():
         assert "left" not in line
 
 
+def test_without_a_terminal_a_search_has_a_line_when_it_begins_and_one_when_it_ends():
+    begun = SearchProgress(share=0.1, n_fitted=10, seconds=1.0, best_loss=0.6)
+    for moments, expected in (
+        (
+            [begun, replace(begun, share=0.5), replace(begun, share=1.0)],
+            ["searching formulas: 10%", "writing formulas: 100%"],
+        ),
+        ([replace(begun, share=1.0)], ["writing formulas: 100%"]),
+        ([], []),
+    ):
+        text = io.StringIO()
+        with SearchDisplay(threading.Event(), Console(file=text)) as display:
+            for moment in moments:
+                display.report(moment)
+        assert [line.partition(",")[0] for line in text.getvalue().splitlines()] == expected
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch):
     monkeypatch.setattr(progress, "_POLL_SECONDS", 0.01)
     config, text = resolve({"system": {"kind": "hummer-szabo"}}), io.StringIO()
