@@ -52,7 +52,8 @@ def how_to_get_it(snapshot: RunSnapshot) -> str:
         return "No mechanism yet: it is read off a trained committor, and the first training comes after ten shots."
     return (
         "No mechanism yet. The committor of this run is trained; what it learned is made readable by ranking its "
-        "inputs and fitting formulas to the shots. Results appear here as soon as the run holds them."
+        "inputs and fitting formulas to the shots: <code>separatrix explain</code> with the folder of this run, or "
+        "<code>session.explain()</code>, also while it samples. The result appears here by itself."
     )
 
 
