@@ -1,4 +1,4 @@
-"""The command line: ``separatrix systems | new | run | show | doctor``."""
+"""The command line: ``separatrix systems | new | run | show | explain | doctor``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from separatrix.progress import activity, clock, status_numbers, steps_in_words
 from separatrix.systems import CATALOGUE
 
 if TYPE_CHECKING:
+    from separatrix.mechanism import Mechanism
     from separatrix.reader import Reader
     from separatrix.session import Session
 
 # Session and reader are imported where they are used: they load torch, which takes seconds, and a mistyped option, a
 # list of systems or Ctrl-C must not wait for it.
+
+_MOST_GROUPS = 10
 
 app = typer.Typer(
     name="separatrix",
@@ -123,6 +126,45 @@ def show(run: RunPath, as_json: JsonOption = False) -> None:
     for name, text in _in_words(run, reader).items():
         table.add_row(name, Text(text))
     Console().print(table)
+
+
+@app.command()
+def explain(
+    run: RunPath,
+    inputs: Annotated[
+        int | None,
+        typer.Option("--inputs", help="Columns that formulas may be made of. Default: the relevant ones, 5 at most."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")] = 0,
+    generations: Annotated[int, typer.Option("--generations", help="How long to search for formulas.")] = 1000,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Threads of the search. Default: one per core.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the inputs of the committor and find formulas for it; Ctrl-C ends the search and keeps what was found."""
+    for name, number, least in (
+        ("--inputs", inputs, 1),
+        ("--seed", seed, 0),
+        ("--generations", generations, 1),
+        ("--workers", workers, 1),
+    ):
+        if number is not None and number < least:
+            raise ConfigError(f"{name}: expected {least} or more, got {number}")
+    try:
+        from separatrix.session import Session  # noqa: PLC0415
+
+        mechanism = Session.open(run).explain(inputs=inputs, seed=seed, generations=generations, workers=workers)
+    except KeyboardInterrupt:
+        print("stopped; nothing was stored", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps(mechanism.as_dict(), indent=2, allow_nan=False))
+    else:
+        _print_mechanism(run, mechanism)
+    if not mechanism.complete:
+        print("the search was ended early; what it found by then is stored", file=sys.stderr)
+        raise typer.Exit(130)
 
 
 @app.command()
@@ -225,6 +267,38 @@ def _data(system: str | None, config: Path | None, sets: list[str] | None) -> tu
     if system:
         data = {"system": {"kind": system}}
     return (apply_overrides(data, sets or []) if data else {}), where
+
+
+def _print_mechanism(run: Path, mechanism: Mechanism) -> None:
+    """Print the most relevant groups of inputs, and the formulas."""
+    console = Console()
+    relevance = Table(box=None, pad_edge=False, title="Relevance", title_justify="left")
+    relevance.add_column("inputs shuffled together", overflow="fold")
+    relevance.add_column("rise of the loss", justify="right", no_wrap=True)
+    relevance.add_column("share along paths", justify="right", no_wrap=True)
+    for row in mechanism.groups[:_MOST_GROUPS]:
+        share = "-" if row.gradient is None else f"{row.gradient:.2f} ± {row.gradient_std:.2f}"
+        style = None if row.significant else "dim"
+        relevance.add_row(Text(row.name), f"{row.mean:.4f} ± {row.std:.4f}", share, style=style)
+    console.print(relevance)
+    n_above, n_groups = sum(row.significant for row in mechanism.groups), len(mechanism.groups)
+    console.print(
+        f"{n_above} of {n_groups} are above the noise, {mechanism.noise_line:.4f}\n", style="dim", highlight=False
+    )
+    formulas = Table(box=None, pad_edge=False, title="Formulas", title_justify="left")
+    formulas.add_column("complexity", justify="right")
+    formulas.add_column("logit q of the committor to B", overflow="fold")
+    formulas.add_column("training loss", justify="right")
+    formulas.add_column("held-out loss", justify="right")
+    for formula in mechanism.formulas:
+        style = "bold" if formula.expression == mechanism.recommended else None
+        losses = (f"{formula.training_loss:.4f}", f"{formula.validation_loss:.4f}")
+        formulas.add_row(str(formula.complexity), Text(formula.expression), *losses, style=style)
+    console.print(formulas)
+    notes = [f"recommended: q = {mechanism.recommended}; longer ones gain less than their constants cost"]
+    notes.append(f"the network's held-out loss on the same shots: {mechanism.network_loss:.4f}")
+    notes.append(f"stored in {run}, with everything else: separatrix explain {run} --json")
+    console.print(Text("\n".join(notes), style="dim"))
 
 
 def _in_words(run: Path, reader: Reader) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, Self
 
@@ -236,6 +236,31 @@ class Committor:
             return np.asarray(logits.std(axis=0))
         centred = logits - logits.mean(axis=2, keepdims=True)
         return np.asarray(np.sqrt(2.0 * centred.var(axis=0).sum(axis=1)))
+
+    def member(self, index: int) -> Self:
+        """Return one network of the ensemble, as an ensemble of one."""
+        return replace(self, weights=tuple(weight[index : index + 1] for weight in self.weights))
+
+    def gradients(self, features: ArrayLike) -> NDArray[np.float64]:
+        """Return the derivative (n, d) of the logit of p_B by every column, per unit of the column.
+
+        Raises
+        ------
+        ValueError
+            If there are more than two states.
+        """
+        if self.n_outputs > 1:
+            raise ValueError(f"gradients need two states, got {len(self.states)}")
+        rows = np.require(features, np.float32, ["C", "W"])
+        result = np.empty(rows.shape)
+        with single_thread():
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                block = torch.from_numpy(rows[start : start + _ROWS_AT_ONCE].copy()).requires_grad_()
+                # A row's logit depends on that row alone: the gradient of the sum holds the gradients of all.
+                total = evaluate(self.weights, (block - self.mean) * self.inverse_scale).mean(dim=0).sum()
+                (gradient,) = torch.autograd.grad(total, block)
+                result[start : start + _ROWS_AT_ONCE] = gradient.numpy()
+        return result
 
     def to_bytes(self) -> bytes:
         """Return the model as safetensors with its names as JSON metadata; equal models give equal bytes."""

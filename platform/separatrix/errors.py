@@ -39,6 +39,10 @@ class ColumnMismatchError(SeparatrixError, ValueError):
     """A model was given columns other than those it was trained on."""
 
 
+class AnalysisError(SeparatrixError, ValueError):
+    """An analysis needs what the run does not hold: a trained model, two states, enough shots."""
+
+
 class RunNotFoundError(SeparatrixError, FileNotFoundError):
     """There is no run at this path."""
 

@@ -1,4 +1,4 @@
-"""A run in the terminal: a progress bar and the numbers that matter, from status snapshots."""
+"""A run or a search in the terminal: a progress bar and the numbers that matter, from immutable snapshots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +20,9 @@ from rich.text import Text
 from separatrix.config import RunConfig
 from separatrix.estimates import perfect_yield
 from separatrix.records import RunState, Status
+
+if TYPE_CHECKING:
+    from separatrix.symbolic import Progress  # brings sympy and Numba, which a mistyped option must not wait for
 
 LINE_INTERVAL = 30.0
 """Seconds between lines where there is no terminal; a line also tells when the run begins something else."""
@@ -120,6 +123,79 @@ class ProgressDisplay:
 
     def _print_line(self, status: Status, left: float | None = None) -> None:
         self._console.print(status_line(status, left), highlight=False, markup=False, soft_wrap=True)
+
+
+class SearchDisplay:
+    """Shows a search for formulas until the ``with`` block ends.
+
+    Parameters
+    ----------
+    stop : set when the search is to end early
+    console : where to draw; a terminal gets a live display, anything else a line now and then
+    """
+
+    def __init__(self, stop: threading.Event, console: Console | None = None) -> None:
+        self._stop = stop
+        self._console = console or Console(stderr=True)
+        self._progress: Progress | None = None
+        self._last_printed: Progress | None = None
+        self._printed = -math.inf
+        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        if self._console.is_terminal:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last state standing."""
+        if self._console.is_terminal:
+            self._live.stop()
+        elif self._progress is not self._last_printed and self._progress is not None:
+            self._print_line(self._progress)
+
+    def report(self, progress: Progress) -> None:
+        """Take in how far the search is."""
+        self._progress = progress
+        if not self._console.is_terminal and time.monotonic() - self._printed >= LINE_INTERVAL:
+            self._printed = time.monotonic()
+            self._last_printed = progress
+            self._print_line(progress)
+
+    def _activity(self) -> str:
+        if self._progress is None:
+            return "ranking the inputs"
+        return "writing formulas" if self._ended(self._progress) else "searching formulas"
+
+    def _ended(self, progress: Progress) -> bool:
+        return self._stop.is_set() or progress.share >= 1.0
+
+    def _render(self) -> Table:
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
+        share = 0.0 if self._progress is None else self._progress.share
+        bar = ProgressBar(total=1.0, completed=share, pulse=self._progress is None)
+        words = "" if self._progress is None else search_in_words(self._progress, self._ended(self._progress))
+        grid.add_row(self._activity(), bar, words)
+        return grid
+
+    def _print_line(self, progress: Progress) -> None:
+        line = f"{self._activity()}: {progress.share:.0%}, {search_in_words(progress, self._ended(progress))}"
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def search_in_words(progress: Progress, ended: bool = False) -> str:
+    """Return the best loss, the speed and the times of a search; none is left to one that has ended."""
+    parts = [f"best loss {progress.best_loss:.4f}"] if math.isfinite(progress.best_loss) else []
+    if progress.n_fitted and progress.seconds > 0:
+        parts.append(f"{progress.n_fitted / progress.seconds:,.0f} formulas/s")
+    parts.append(clock(progress.seconds))
+    if progress.share > 0.0 and not ended:
+        parts.append(f"{clock(progress.seconds * (1.0 - progress.share) / progress.share)} left")
+    return ", ".join(parts)
 
 
 class Pace:

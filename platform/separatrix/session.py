@@ -13,9 +13,10 @@ from separatrix.config import RunConfig, anchored, read_toml
 from separatrix.engine import atoms_of, serialize
 from separatrix.errors import ConfigError, SeparatrixError
 from separatrix.loop import Control, Loop
+from separatrix.mechanism import GENERATIONS, Mechanism, explain
 from separatrix.observables import Observables
 from separatrix.preparing import check_platform, own_seed_path, write_seed_paths
-from separatrix.progress import ProgressDisplay
+from separatrix.progress import ProgressDisplay, SearchDisplay
 from separatrix.reader import Reader
 from separatrix.records import Status
 from separatrix.store import Store
@@ -195,6 +196,44 @@ class Session:
         ended = threading.Event()
         threading.Thread(target=self._work, args=(self._loop, ended), name=f"session {self.path.name}").start()
         self._ended = ended
+
+    def explain(
+        self,
+        *,
+        inputs: int | None = None,
+        seed: int = 0,
+        generations: int = GENERATIONS,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> Mechanism:
+        """Rank the inputs of the newest committor and fit formulas to the shots; the result is stored in the run.
+
+        Sampling may go on meanwhile. Ctrl-C ends the search early and keeps what was found.
+
+        Parameters
+        ----------
+        inputs : how many columns formulas may be made of; by default those above the noise line, five at most
+        seed : the same seed, shots and settings give the same result
+        generations : how long to search for formulas
+        workers : threads of the search; one per core by default
+        progress : show a progress display
+
+        Raises
+        ------
+        AnalysisError
+            If there is no trained committor, more than two states, too few shots, or a number is out of range.
+        """
+        stop = threading.Event()
+        with SearchDisplay(stop) if progress else contextlib.nullcontext() as display:
+            return explain(
+                self.path,
+                inputs=inputs,
+                seed=seed,
+                generations=generations,
+                workers=workers,
+                report=display.report if display is not None else None,
+                stop=stop,
+            )
 
     def pause(self) -> None:
         """Finish the shots in flight, commit, and wait for `resume`; the workers stay alive."""

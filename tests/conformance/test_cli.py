@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import sympy
 import tomli_w
 from rich.console import Console
 
 from separatrix import preparing, progress
 from separatrix.cli import main
-from separatrix.progress import ProgressDisplay, clock, status_line
+from separatrix.progress import ProgressDisplay, SearchDisplay, clock, status_line
 from separatrix.reader import Reader
 from separatrix.records import RunState, Status
 from separatrix.session import Session
+from separatrix.symbolic import Progress as SearchProgress
 from separatrix.systems import CATALOGUE, resolve
+from separatrix.trainer import held_out_by
 
 SERIAL = ("--workers", 0, "--platform", "Reference")
 STEPS = 14
@@ -153,7 +158,7 @@ def test_systems_lists_the_catalogue():
 def test_help_names_every_command():
     for arguments in ((), ("--help",)):
         text = succeed(*arguments)
-        for command in ("systems", "new", "run", "show", "doctor"):
+        for command in ("systems", "new", "run", "show", "explain", "doctor"):
             assert re.search(rf"\b{command}\b", text)
 
 
@@ -251,6 +256,159 @@ def test_doctor_looks_at_this_machine(tmp_path):
     subjects = {finding["subject"] for finding in findings}
     assert {"Python", "packages", "processors", "memory", "disk", "platform Reference", "GPUs"} <= subjects
     assert "the fastest here" in " ".join(succeed("doctor", tmp_path).split())
+
+
+# -- explaining --------------------------------------------------------------------------------------------------------
+
+QUICK = ("--generations", 5, "--workers", 1)
+
+
+def explained(*arguments):
+    """Return what ``explain --json`` prints, checked against the contract."""
+    found = json.loads(succeed("explain", *arguments, "--json"), parse_constant=pytest.fail)
+    for row in found["relevance"]:
+        assert [type(row[name]) for name in ("name", "group", "mean", "std")] == [str, str, float, float]
+    for row in found["expressions"]:
+        assert [type(row[name]) for name in ("expression", "latex", "complexity")] == [str, str, int]
+        assert [type(row[name]) for name in ("training_loss", "validation_loss")] == [float, float]
+    return found
+
+
+@pytest.fixture(scope="module")
+def hummer_szabo(tmp_path_factory):
+    """Return a finished run on the Hummer-Szabo landscape, to be looked at only."""
+    path = tmp_path_factory.mktemp("explained") / "run"
+    Session.create(path, {"system": {"kind": "hummer-szabo"}}).run(300, workers=0, platform="Reference", progress=False)
+    return path
+
+
+def test_explain_ranks_the_inputs_and_writes_formulas_that_give_their_losses(hummer_szabo, tmp_path):
+    path = shutil.copytree(hummer_szabo, tmp_path / "run")
+    found = explained(path, *QUICK, "--seed", 3)
+    assert Reader(path).result("mechanism") == found
+    assert [row["name"] for row in found["relevance"]] == ["x", "y"]
+    assert [row["mean"] for row in found["relevance"]] == sorted((r["mean"] for r in found["relevance"]), reverse=True)
+    first, *others = found["expressions"]
+    assert (first["complexity"], first["symbols"]) == (0, {})
+    assert len(others) > 0
+    # Losses again from the shots, by sympy alone; every fourth shot or so judges, the others were fitted.
+    run = Reader(path)
+    shots, points = run.shots, run.frames.sel(frame=run.frames["offset"].values == 0)
+    assert points["shot"].values.tolist() == list(range(300))
+    q_names = [str(name) for name in points["feature"].values]
+    columns = points["features"].values.astype(float).T
+    trained = held_out = 0.0
+    judging = held_out_by(np.arange(300), 1, run.config.committor.held_out)[0]
+    for row in found["expressions"]:
+        assert row["symbols"].items() <= dict(zip(q_names, q_names, strict=True)).items()
+        q = sympy.lambdify(sympy.symbols(q_names), sympy.sympify(row["expression"]), "numpy")(*columns)
+        loss = shots["n_A"].values * np.logaddexp(0, q) + shots["n_B"].values * np.logaddexp(0, -q)
+        counts = shots["n_A"].values + shots["n_B"].values
+        trained, held_out = (loss[rows].sum() / counts[rows].sum() for rows in (~judging, judging))
+        assert (row["training_loss"], row["validation_loss"]) == pytest.approx((trained, held_out), rel=1e-9)
+    assert held_out < 0.66 < first["validation_loss"]
+    assert found["recommended"] in [row["expression"] for row in found["expressions"]]
+
+
+def test_a_seed_gives_the_same_mechanism_whatever_the_number_of_threads(hummer_szabo, tmp_path):
+    path = shutil.copytree(hummer_szabo, tmp_path / "run")
+    brief = ("--generations", 2, "--inputs", 1)
+    first = explained(path, *brief, "--workers", 1)
+    assert first == explained(path, *brief, "--workers", 3)
+    other = explained(path, *brief, "--seed", 1)
+    assert [row["mean"] for row in other["relevance"]] != [row["mean"] for row in first["relevance"]]
+
+
+def test_explain_prints_tables_that_fit(hummer_szabo, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    path = shutil.copytree(hummer_szabo, tmp_path / "run")
+    result = run_cli("explain", path, *QUICK, "--inputs", 1)
+    assert result.code == 0
+    assert re.search(
+        r"^searching formulas|^writing formulas: 100%, best loss 0\.\d{4}, .* formulas/s", result.err, re.MULTILINE
+    )
+    lines = result.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for pattern in (
+        r"^x +0\.\d{4} ± 0\.\d{4} +0\.\d\d ± ",
+        r"^y +0\.",
+        r"of 2 are above the noise, 0\.",
+        r"^ +0 +-?0\.\d+ +0\.\d",
+    ):
+        assert re.search(pattern, result.out, re.MULTILINE), f"{pattern} is not in\n{result.out}"
+    mechanism = Reader(path).result("mechanism")
+    assert mechanism["inputs"] == ["x"]
+    assert "recommended: q = " + mechanism["recommended"] in " ".join(result.out.split())
+
+
+def test_a_run_can_be_explained_while_it_samples(tmp_path):
+    path = tmp_path / "run"
+    session = Session.create(path, {"system": {"kind": "hummer-szabo"}})
+    session.start(10**6, workers=0, platform="Reference")
+    try:
+        deadline = time.monotonic() + 60
+        while summary(path)["steps"] < 60 or not session.reader.model_versions:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        found = explained(path, *QUICK)
+        assert found["n_shots"] >= 50
+        assert found["complete"] is True
+        assert summary(path)["state"] == "running"
+    finally:
+        session.stop()
+    assert summary(path)["steps"] > found["n_shots"]
+    assert Reader(path).result("mechanism") == found
+
+
+def test_ctrl_c_ends_a_search_and_keeps_what_was_found(hummer_szabo, tmp_path):
+    path = shutil.copytree(hummer_szabo, tmp_path / "run")
+    command = [sys.executable, "-c", "from separatrix.cli import main; main()", "explain", path, "--json"]
+    command += ["--generations", "1000000", "--workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stderr.readline()  # the search is on
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert line.startswith("searching formulas: 0%")
+    assert process.returncode == 130
+    assert "ended early" in err
+    assert "Traceback" not in err
+    found = json.loads(out)
+    assert found["complete"] is False
+    assert len(found["expressions"]) >= 1
+    assert Reader(path).result("mechanism") == found
+
+
+UNEXPLAINED = {
+    "no inputs": (["--inputs", 0], ["--inputs", "1 or more", "got 0"]),
+    "more inputs than there are": (["--inputs", 3], ["inputs", "2 at most", "got 3"]),
+    "negative seed": (["--seed", -1], ["--seed", "0 or more", "got -1"]),
+    "no generations": (["--generations", 0], ["--generations", "1 or more", "got 0"]),
+    "no workers": (["--workers", 0], ["--workers", "1 or more", "got 0"]),
+    "no number": (["--inputs", "all"], ["--inputs", "integer", "separatrix explain --help"]),
+}
+
+
+@pytest.mark.parametrize("mistake", UNEXPLAINED)
+def test_what_cannot_be_explained_is_told_in_one_line(finished, mistake):
+    arguments, says = UNEXPLAINED[mistake]
+    before = files(finished)
+    refuse("explain", finished, *arguments, says=says)
+    assert files(finished) == before
+
+
+def test_a_run_without_a_trained_model_is_not_explained(tmp_path):
+    path = tmp_path / "run"
+    succeed("new", path, "--system", "hummer-szabo")
+    refuse("explain", path, says=[str(path), "trained committor", "after ten shots", "separatrix run"])
+    assert Reader(path).result("mechanism") is None
+
+
+def test_more_than_two_states_are_not_explained(tmp_path):
+    states = {**LANDSCAPE["states"], "C": "(x - 1)^2 + (y + 1)^2 < 0.01"}
+    start = {**LANDSCAPE["system"]["start"], "C": [1.0, -1.0, 0.0]}
+    config = write_config(tmp_path / "landscape.toml", states=states, system={"start": start})
+    succeed("new", tmp_path / "run", "--config", config)
+    refuse("explain", tmp_path / "run", says=["two states", "found 3 (A, B, C)"])
 
 
 # -- processes of their own --------------------------------------------------------------------------------------------
@@ -372,6 +530,53 @@ def test_the_time_left_follows_the_latest_pace():
     assert left(700, 1090.0) == pytest.approx(300 * 80 / 190)  # over the last minute, or a little more
     assert pace.seconds_left(Status(state=RunState.PAUSED, steps=700, target=1000, seconds=1100.0)) is None
     assert clock(3725) == "1:02:05"
+
+
+def drawn_search(stop, *moments):
+    """Return the lines of the display of a search in a terminal of 80 columns, after each moment."""
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    display, lines = SearchDisplay(stop, console), []
+    for moment in moments:
+        if moment is not None:
+            display.report(moment)
+        with console.capture() as capture:
+            console.print(display._render())
+        lines.append(re.sub(r"\x1b\[[0-9;]*m", "", capture.get()).rstrip("\n"))
+    return lines
+
+
+def test_a_search_shows_its_best_loss_its_speed_and_the_time_left():
+    begun = SearchProgress(share=0.0, n_fitted=0, seconds=1.0, best_loss=math.inf)
+    busy = SearchProgress(share=0.25, n_fitted=123_456, seconds=100.0, best_loss=0.56789)
+    stop = threading.Event()
+    lines = drawn_search(stop, None, begun, busy)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("ranking the inputs")
+    assert re.match(r"searching formulas .* 0:00:01 *$", lines[1])
+    assert re.match(r"searching formulas .*best loss 0\.5679, 1,235 formulas/s, 0:01:40, 0:05:00 left", lines[2])
+    done = replace(busy, share=1.0)
+    stop_early = threading.Event()
+    stop_early.set()
+    for line in drawn_search(stop, done) + drawn_search(stop_early, busy):
+        assert line.startswith("writing formulas")
+        assert "left" not in line
+
+
+def test_without_a_terminal_a_search_has_a_line_when_it_begins_and_one_when_it_ends():
+    begun = SearchProgress(share=0.1, n_fitted=10, seconds=1.0, best_loss=0.6)
+    for moments, expected in (
+        (
+            [begun, replace(begun, share=0.5), replace(begun, share=1.0)],
+            ["searching formulas: 10%", "writing formulas: 100%"],
+        ),
+        ([replace(begun, share=1.0)], ["writing formulas: 100%"]),
+        ([], []),
+    ):
+        text = io.StringIO()
+        with SearchDisplay(threading.Event(), Console(file=text)) as display:
+            for moment in moments:
+                display.report(moment)
+        assert [line.partition(",")[0] for line in text.getvalue().splitlines()] == expected
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch):
@@ -509,9 +714,11 @@ def test_what_is_no_run_is_refused_and_left_alone(tmp_path):
     folder.mkdir()
     (folder / "precious").write_text("mine")
     refuse("show", tmp_path / "nowhere", says=["no run at", "nowhere"])
+    refuse("explain", tmp_path / "nowhere", says=["no run at", "nowhere"])
     refuse("run", tmp_path / "nowhere", says=["nowhere", "no run there"])
     for path in (file, folder):
         refuse("show", path, says=["no run at", str(path)])
+        refuse("explain", path, says=["no run at", str(path)])
         refuse("run", path, says=[str(path)])
         refuse("new", path, "--system", "hummer-szabo", says=[str(path), "new or an empty folder"])
         refuse("run", path, "--system", "hummer-szabo", says=[str(path), "new or an empty folder"])
@@ -590,6 +797,7 @@ def test_a_damaged_run_is_refused_and_not_made_worse(run, damage):
     before = files(run)
     refuse("show", run, says=says)
     refuse("show", run, "--json", says=says)
+    refuse("explain", run, says=says)
     refuse("run", run, "--steps", STEPS + 2, *SERIAL, says=says)
     after = files(run)
     assert {path: after.get(path) for path in before} == before

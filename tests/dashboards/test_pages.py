@@ -16,7 +16,7 @@ from separatrix_dashboards.pages.head import Head, facts, name_html, progress_ht
 from separatrix_dashboards.sessions import SessionPool
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.log import LogView, events_html, failures_html
-from separatrix_dashboards.views.mechanism import MechanismView
+from separatrix_dashboards.views.mechanism import MechanismView, draw_relevance, formulas_html, relevance_note
 from separatrix_dashboards.views.registry import VIEWS
 from separatrix_dashboards.views.validation import ValidationView
 
@@ -108,7 +108,33 @@ def test_results_appear_as_soon_as_the_run_holds_them(running_run, hub):
     assert hub.feed(running_run).refresh()
     hub._publish(hub.feed(running_run))
     assert "q = 2.1*x + &lt;y&gt;" in texts(mechanism)
+    (figure,) = [pane.object for pane in mechanism.select(pn.pane.Bokeh)]
+    assert figure.y_range.factors == ["y", "x"]  # names, or the browser refuses to draw
     assert "Sampled against predicted" in texts(validation)
+
+
+def test_inputs_that_were_shuffled_together_are_one_bar():
+    def rows(**means):
+        return [{"name": name, "group": "phi", "mean": mean, "std": 0.1} for name, mean in means.items()]
+
+    columns = rows(sin=0.2, cos=0.4, r=0.1)
+    for result, names in (
+        ({"relevance": columns}, ["r", "sin", "cos"]),
+        ({"relevance": columns, "groups": rows(r=0.1, phi=0.7)}, ["r", "phi"]),
+    ):
+        bars = draw_relevance(result).get(0)
+        assert bars.dimension_values("input").tolist() == names
+
+
+def test_the_recommended_formula_is_marked_and_the_noise_is_told():
+    row = {"complexity": 1, "training_loss": 0.5, "validation_loss": 0.5}
+    result = {"expressions": [{**row, "expression": "x"}, {**row, "expression": "y"}], "recommended": "y"}
+    bold = [line for line in formulas_html(result).split("<tr") if "bold" in line]
+    assert len(bold) == 1
+    assert "q = y" in bold[0]
+    assert "bold" not in formulas_html({"expressions": result["expressions"]})
+    assert "below 0.012 is noise" in relevance_note({"noise_line": 0.0123})
+    assert "noise" not in relevance_note({})
 
 
 def test_a_part_out_of_sight_computes_nothing(running_run, hub):

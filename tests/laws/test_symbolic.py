@@ -207,6 +207,19 @@ def test_text_for_other_programs_means_the_same(expression):
     assert formula.latex
 
 
+def test_what_is_not_real_has_no_value():
+    x = sympy.Symbol("x")
+    columns = {"x": np.array([0.0, 2.0])}
+    assert np.isnan(evaluate(x + sympy.log(sympy.Float(-2.0)), columns)).all()
+    assert evaluate(x * sympy.log(sympy.Float(-2.0)), columns)[0] == 0.0
+    assert loss_of(evaluate(x * sympy.log(sympy.Float(-2.0)), columns), np.ones(2), np.ones(2)) == math.inf
+
+
+def test_a_constant_has_a_value_in_every_row():
+    constant = Formula(expression="-0.25", symbols={}, complexity=0, training_loss=0.7, validation_loss=0.7)
+    assert constant.q(np.ones((3, 2)), ["x", "y"]).tolist() == [-0.25] * 3
+
+
 def test_names_that_cannot_stand_in_a_formula_are_replaced():
     names = symbols_for(["phi", "sin psi", "sin-psi", "lambda", "2nd", "E", "distance ALA2-N ALA2-CA"])
     assert list(names.values()) == ["phi", "sin psi", "sin-psi", "lambda", "2nd", "E", "distance ALA2-N ALA2-CA"]

@@ -27,7 +27,7 @@ class MechanismView(View):
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page's tab."""
         content = pn.Column(sizing_mode="stretch_width")
-        relevance, formulas = Chart(height=420), html("")
+        formulas = html("")
 
         def show(result: Mapping[str, Any] | Failure | None) -> None:
             if isinstance(result, Failure):
@@ -35,11 +35,14 @@ class MechanismView(View):
             elif result is None:
                 content[:] = [empty(how_to_get_it(self.feed.snapshot))]
             else:
-                relevance.apply(Drawing(draw_relevance(result)))
+                # Drawn anew each time: names on an axis do not follow the columns of a figure, and results are rare.
+                bars = draw_relevance(result)
+                relevance = Chart(height=80 + 24 * len(bars.get(0)), fixed=("y",))
+                relevance.apply(Drawing(bars))
                 formulas.object = formulas_html(result)
                 content[:] = [
-                    card("Formulas", formulas, note="The logit of the committor, in the original names and units."),
-                    card("Relevance", relevance.pane, note="Rise of the held-out loss when an input is shuffled."),
+                    card("Formulas", formulas, note=formulas_note(result)),
+                    card("Relevance", relevance.pane, note=relevance_note(result)),
                 ]
 
         self.scope.add(Query(key="mechanism", compute=lambda feed, snapshot: feed.result("mechanism")), show)
@@ -52,17 +55,32 @@ def how_to_get_it(snapshot: RunSnapshot) -> str:
         return "No mechanism yet: it is read off a trained committor, and the first training comes after ten shots."
     return (
         "No mechanism yet. The committor of this run is trained; what it learned is made readable by ranking its "
-        "inputs and fitting formulas to the shots. Results appear here as soon as the run holds them."
+        "inputs and fitting formulas to the shots: <code>separatrix explain</code> with the folder of this run, or "
+        "<code>session.explain()</code>, also while it samples. The result appears here by itself."
     )
 
 
+def formulas_note(result: Mapping[str, Any]) -> str:
+    """Return what the formulas mean."""
+    best = " Bold: recommended by the Bayesian information criterion." if "recommended" in result else ""
+    return f"The logit of the committor, in the original names and units.{best}"
+
+
+def relevance_note(result: Mapping[str, Any]) -> str:
+    """Return what the bars mean."""
+    line = result.get("noise_line")
+    noise = "" if line is None else f" What stays below {line:.2g} is noise."
+    return f"Rise of the held-out loss when inputs are shuffled.{noise}"
+
+
 def draw_relevance(result: Mapping[str, Any]) -> hv.Overlay:
-    """Return bars with errors, the most relevant inputs first."""
-    rows = sorted(result.get("relevance", []), key=lambda row: -row["mean"])[:_MOST_BARS]
+    """Return bars with errors, the most relevant inputs on top; inputs that belong together are one bar."""
+    rows = sorted(result.get("groups") or result.get("relevance", []), key=lambda row: -row["mean"])[:_MOST_BARS]
+    rows.reverse()  # the axis runs upwards
     names = [str(row["name"]) for row in rows]
     means, errors = [float(row["mean"]) for row in rows], [float(row["std"]) for row in rows]
-    bars = hv.Bars((names, means), "input", "relevance").opts(color=BLUE, xrotation=40, line_width=0)
-    return bars * hv.ErrorBars((names, means, errors), "input", ["relevance", "error"])
+    bars = hv.Bars((names, means), "input", "relevance").opts(color=BLUE, line_width=0, invert_axes=True)
+    return bars * hv.ErrorBars((names, means, errors), "input", ["relevance", "error"]).opts(invert_axes=True)
 
 
 def formulas_html(result: Mapping[str, Any]) -> str:
@@ -70,13 +88,18 @@ def formulas_html(result: Mapping[str, Any]) -> str:
     rows = sorted(result.get("expressions", []), key=lambda row: row["complexity"])
     if not rows:
         return '<div class="sx-note">No formula was found.</div>'
-    body = "".join(
-        f"<tr><td class='sx-right'>{escaped(row['complexity'])}</td><td class='sx-wrap'><code class='sx-code'>"
-        f"q = {escaped(row['expression'])}</code></td>"
-        f"<td class='sx-right'>{with_error(row['training_loss'], None)}</td>"
-        f"<td class='sx-right'>{with_error(row['validation_loss'], None)}</td></tr>"
-        for row in rows
-    )
+    body = "".join(_row_html(row, row["expression"] == result.get("recommended")) for row in rows)
     columns = ("complexity", "formula", "training loss", "held-out loss")
     head = "".join(f"<th{' class=sx-right' if name != 'formula' else ''}>{name}</th>" for name in columns)
     return f"<table class='sx-table'><tr>{head}</tr>{body}</table>"
+
+
+def _row_html(row: Mapping[str, Any], recommended: bool) -> str:
+    """Return a formula as a row of the table."""
+    return (
+        f"<tr{' style=font-weight:bold' if recommended else ''}>"
+        f"<td class='sx-right'>{escaped(row['complexity'])}</td>"
+        f"<td class='sx-wrap'><code class='sx-code'>q = {escaped(row['expression'])}</code></td>"
+        f"<td class='sx-right'>{with_error(row['training_loss'], None)}</td>"
+        f"<td class='sx-right'>{with_error(row['validation_loss'], None)}</td></tr>"
+    )

@@ -90,6 +90,8 @@ class Formula:
         (n,) logits
         """
         table = np.asarray(features, dtype=np.float64)
+        if not self.symbols:
+            return np.full(len(table), float(self.sympy))
         return evaluate(self.sympy, {name: table[:, columns.index(column)] for name, column in self.symbols.items()})
 
 
@@ -127,7 +129,10 @@ def evaluate(expression: sympy.Expr, columns: Mapping[str, NDArray[np.float64]])
     function = sympy.lambdify([sympy.Symbol(name) for name in names], expression, "numpy")
     n = len(next(iter(columns.values())))
     with np.errstate(all="ignore"):
-        return np.broadcast_to(np.asarray(function(*columns.values()), dtype=np.float64), n)
+        values = np.asarray(function(*columns.values()))
+    if np.iscomplexobj(values):  # a constant that rounding or leaving out brought below zero in a logarithm
+        values = np.where(values.imag == 0.0, values.real, np.nan)
+    return np.broadcast_to(values.astype(np.float64), n)
 
 
 def to_sympy(
