@@ -27,7 +27,7 @@ from separatrix.store import Store
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
 # Slow diffusion makes a shot take some milliseconds, so that moments lie between shots as well as within them.
-SYSTEM = {"system": {"kind": "hummer-szabo", "friction": 60.0}, "sampling": {"chains": 3}}
+SYSTEM = {"system": {"kind": "hummer-szabo", "friction": 250.0}, "sampling": {"chains": 3}}
 PLATFORM = ("--platform", "Reference")  # others take seconds to be timed, and sum in another order
 ORPHAN_SECONDS = 5.0
 PATIENCE = 60.0
