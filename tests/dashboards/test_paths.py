@@ -393,10 +393,13 @@ def test_a_path_stays_for_a_while_when_a_running_run_is_followed(running_run, sh
 
 def test_taps_on_the_tree_and_on_the_committor(landscape_run, show):
     view, panel = show(landscape_run)
+    settled(lambda: "drawing" not in texts(panel))
     chains = view.feed.snapshot.shots["chain"]
-    view._choice.choose(int(np.flatnonzero(view.feed.snapshot.shots["accepted"] & (chains == 1))[-1]))
+    chosen = int(np.flatnonzero(view.feed.snapshot.shots["accepted"] & (chains == 1))[-1])
+    view._choice.choose(chosen)
     tree = next(part for part in _trees(panel) if part is not None)
     assert tree._chain.value == 1
+    settled(lambda: chosen in tree._branch.shots)  # the hub computes it in its own thread
     tree._tap(Tap(model=None, x=0.0, y=float(tree._branch.top[tree._branch.accepted][0]) + 0.5))
     assert view._choice.shot == tree._branch.shots[tree._branch.accepted][0]
     assert len(tree._outline.data["left"]) == 1
