@@ -194,7 +194,8 @@ def _write(draft: Path, file: Path, shots: ShotTable, config: RunConfig) -> None
         state_names=list(config.states),
     )
     with store:
-        store.log("created", config=config.content_hash, table=file.name, rows=n, notes=list(shots.notes))
+        notes = {"notes": "; ".join(shots.notes)} if shots.notes else {}
+        store.log("created", config=config.content_hash, table=file.name, rows=n, **notes)
         steps: dict[int, int] = {}
         for row, (chain, (n_a, n_b)) in enumerate(zip(chains.tolist(), shots.counts.tolist(), strict=True)):
             step = steps[chain] = steps.get(chain, -1) + 1

@@ -111,7 +111,6 @@ def _read_csv(file: Path) -> dict[str, NDArray[Any]]:
                 header=0,
                 names=names,
                 index_col=False,
-                float_precision="round_trip",
                 skipinitialspace=True,
                 low_memory=False,
                 encoding="utf-8-sig",
