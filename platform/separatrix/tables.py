@@ -100,6 +100,8 @@ def _read_csv(file: Path) -> dict[str, NDArray[Any]]:
         raise TableError(f"{file}: expected text in UTF-8: {error}") from None
     delimiter = next((mark for mark in _DELIMITERS if mark in header), ",")
     names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    if not names:
+        raise TableError(f"{file}: expected the names of columns in the first line, found none")
     _check_names(file, names)
     try:
         with warnings.catch_warnings():
@@ -243,7 +245,7 @@ def shots_in(
         notes.append(f"{n} of {len(told)} rows have no shot and were left out, the first is row {first}")
     features, numbers = features[told], numbers[told]
     numbered = None if numbered is None else np.unique(numbered[told], return_inverse=True)[1]
-    if wanted is None:
+    if wanted is None and told.any():
         kept, more = _telling(names, features)
         names, features, notes = [names[place] for place in kept], features[:, kept], notes + more
         if not names:

@@ -109,7 +109,7 @@ def table_run(runs_folder, tmp_path_factory):
     return learn(file, runs_folder / "table", counts=["n_A", "n_B"]).folder
 
 
-@pytest.fixture(params=["empty", "running", "failed", "finished", "molecule", "table"])
+@pytest.fixture(params=["empty", "running", "failed", "finished", "molecule"])
 def any_run(request):
     """Return each kind of run in turn."""
     name = {"finished": "landscape_run", "molecule": "molecule_run"}.get(request.param, f"{request.param}_run")
