@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from separatrix.commands import export
 from separatrix.commands.learn import learn
 from separatrix.config import TableSystem, anchored, apply_overrides, read_toml
 from separatrix.diagnosis import diagnose
@@ -113,6 +114,7 @@ def run_(
 
 
 app.command()(learn)
+app.add_typer(export.app)
 
 
 @app.command()
@@ -217,6 +219,7 @@ def _plug_in(given: Sequence[str]) -> None:
     that load quickly.
     """
     own = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    own |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance is not None}
     if given and given[0] in own:
         return
     for entry in entry_points(group="separatrix.commands"):

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from separatrix.errors import AnalysisError, ConfigError, RunExistsError, TableE
 from separatrix.estimates import calibration
 from separatrix.learner import Learner
 from separatrix.reader import Reader
-from separatrix.records import NO_STATE, FloatArray, IntArray, Reason, RunState
+from separatrix.records import NO_STATE, IntArray, Reason, RunState
 from separatrix.store import Store, write_result
 from separatrix.symbolic import Formula
 from separatrix.symbolic.formula import loss_of
@@ -342,19 +342,13 @@ def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None
         model_version=model.version,
         network=_verdict("network", model.q(features), n_a, n_b),
         formulas=tuple(
-            _verdict(row["expression"], formula_of(row).q(features.astype(np.float64), names), n_a, n_b)
+            _verdict(row["expression"], Formula.from_data(row).q(features.astype(np.float64), names), n_a, n_b)
             for row in (reader.result("mechanism") or {}).get("expressions", [])
         ),
         notes=shots.notes,
     )
     write_result(reader.folder, "test", result.as_dict())
     return result
-
-
-def formula_of(row: Mapping[str, Any]) -> Formula:
-    """Return a formula as the mechanism of a run stores it."""
-    names = ("expression", "symbols", "complexity", "training_loss", "validation_loss")
-    return Formula(**{name: row[name] for name in names})
 
 
 def _verdict(name: str, q: NDArray[np.float64], n_a: IntArray, n_b: IntArray) -> Verdict:
@@ -377,10 +371,3 @@ def _entropies(successes: ArrayLike, trials: ArrayLike) -> NDArray[np.float64]:
 
 def _entropy(successes: float, trials: float) -> float:
     return float(_entropies(successes, trials))
-
-
-def features_of(shots: Mapping[str, NDArray[Any]], frames: Mapping[str, NDArray[Any]]) -> tuple[IntArray, FloatArray]:
-    """Return the shots (n,) that have a configuration, and the descriptors (n, d) of it."""
-    points = np.flatnonzero(frames["offset"] == 0)
-    points = points[frames["shot"][points] < len(shots["chain"])]
-    return frames["shot"][points], frames["features"][points]

@@ -6,12 +6,13 @@ import keyword
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self
 
 import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
+from sympy.printing.numpy import NumPyPrinter
 from sympy.printing.pycode import pycode
 from sympy.printing.str import StrPrinter
 
@@ -57,6 +58,11 @@ class Formula:
     training_loss: float
     validation_loss: float
 
+    @classmethod
+    def from_data(cls, row: Mapping[str, Any]) -> Self:
+        """Return a formula as a run stores it; what else stands in the row is left aside."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
+
     @property
     def sympy(self) -> sympy.Expr:
         """The expression."""
@@ -66,6 +72,11 @@ class Formula:
     def latex(self) -> str:
         """The expression as LaTeX."""
         return str(sympy.latex(self.sympy))
+
+    @property
+    def numpy(self) -> str:
+        """The expression as Python with the functions of ``numpy``."""
+        return str(NumPyPrinter({"fully_qualified_modules": True}).doprint(self.sympy))
 
     @property
     def python(self) -> str:
