@@ -171,7 +171,7 @@ def test_names_and_texts_come_back(store):
         (row(temperature=300), frames(2), "missing or unknown: temperature"),
         (row(), (*frames(2)[:2], np.arange(3)), "got"),
         (row(), frames(2, n_features=2), r"\(2, 3\).*got \(\(2, 2\)"),
-        (row(n_A=40_000), frames(2), "out of bounds"),
+        (row(n_A=2**31), frames(2), "out of bounds"),
         (row(ends=(0, 1, 2)), frames(2), "shape"),
     ],
 )
