@@ -324,7 +324,7 @@ def test_a_formula_can_be_chosen(landscape, tmp_path):
 # -- the network -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", ["landscape", "table"])
+@pytest.mark.parametrize("run", ["landscape", pytest.param("table", marks=pytest.mark.slow)])
 def test_the_exported_network_needs_torch_alone_and_gives_ours(request, run, tmp_path):
     path = request.getfixturevalue(run)
     export("network", path, tmp_path / "committor.pt2")
@@ -409,8 +409,7 @@ def test_boxes_of_solvated_paths_are_written(molecule, tmp_path, ending):
 # -- shots -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet", "npz"])
-@pytest.mark.parametrize("run", ["landscape", "table"])
+@pytest.mark.parametrize(("run", "ending"), [("landscape", "csv"), ("landscape", "npz"), ("table", "parquet")])
 def test_exported_shots_are_learned_from_again_with_the_same_columns_and_counts(request, tmp_path, run, ending):
     path = request.getfixturevalue(run)
     text = export("shots", path, tmp_path / f"shots.{ending}")
