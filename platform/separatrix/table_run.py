@@ -267,7 +267,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
+class Evaluation:
     """How a run's network and formulas do on an independent table.
 
     Attributes
@@ -297,10 +297,7 @@ class Test:
         return asdict(self)
 
 
-Test.__test__ = False  # type: ignore[attr-defined]  # no test of ours
-
-
-def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None = None) -> Test:
+def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None = None) -> Evaluation:
     """Hold the newest network of a run, and every formula of its mechanism, against shots of an independent table.
 
     The result is stored in the run; ask again after `Session.explain`, and the formulas are judged, too.
@@ -333,7 +330,7 @@ def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None
     features = shots.features.astype(np.float32)
     n_a, n_b = shots.counts.T
     trials = shots.counts.sum(axis=1)
-    result = Test(
+    result = Evaluation(
         table=file.name,
         n_rows=len(trials),
         n_shots=int(trials.sum()),

@@ -16,7 +16,7 @@ from separatrix.errors import ConfigError, TableError
 
 if TYPE_CHECKING:
     from separatrix.reader import Reader
-    from separatrix.table_run import Test
+    from separatrix.table_run import Evaluation
 
 
 def learn(
@@ -112,7 +112,7 @@ def _print_run(run: Path, reader: Reader, *, made: bool) -> None:
     print(f"go on: separatrix explain {run}")
 
 
-def _print_test(run: Path, found: Test) -> None:
+def _print_test(run: Path, found: Evaluation) -> None:
     console = Console()
     console.print(
         f"\nOn {found.table}: {found.n_rows:,} configurations, {found.n_shots:,} shots", style="dim", highlight=False
