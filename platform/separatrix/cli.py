@@ -1,4 +1,4 @@
-"""The command line: ``separatrix systems | new | run | show | explain | doctor``."""
+"""The command line: ``separatrix systems | new | run | learn | show | explain | export | doctor``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from separatrix.config import anchored, apply_overrides, read_toml
+from separatrix.commands import export
+from separatrix.commands.learn import learn
+from separatrix.config import TableSystem, anchored, apply_overrides, read_toml
 from separatrix.diagnosis import diagnose
 from separatrix.errors import ConfigError, RunExistsError, SeparatrixError
 from separatrix.preparing import check_platform
@@ -109,6 +111,10 @@ def run_(
         print(f"stopped at {held}; they are stored, the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
     print(f"{run}: {activity(status)}, {steps_in_words(status)}; look at it: separatrix show {run}")
+
+
+app.command()(learn)
+app.add_typer(export.app)
 
 
 @app.command()
@@ -213,6 +219,7 @@ def _plug_in(given: Sequence[str]) -> None:
     that load quickly.
     """
     own = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    own |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance is not None}
     if given and given[0] in own:
         return
     for entry in entry_points(group="separatrix.commands"):
@@ -304,7 +311,9 @@ def _print_mechanism(run: Path, mechanism: Mechanism) -> None:
 def _in_words(run: Path, reader: Reader) -> dict[str, str]:
     """Return what `show` tells people: name to text with units."""
     config, status, summary = reader.config, reader.status(), reader.summary()
-    nanoseconds = status.md_steps * config.system.timestep * 1e-6
+    if config.table is not None:
+        return _table_in_words(run, reader, config.table)
+    nanoseconds = status.md_steps * config.dynamics.timestep * 1e-6
     numbers = status_numbers(status, config, summary["yield_error"])
     words = {
         "run": str(run),
@@ -317,6 +326,27 @@ def _in_words(run: Path, reader: Reader) -> dict[str, str]:
         "message": status.message,
     }
     return {name: text for name, text in words.items() if text}
+
+
+def _table_in_words(run: Path, reader: Reader, table: TableSystem) -> dict[str, str]:
+    """Return what `show` tells people of a run that was made from a table."""
+    config, shots, summary = reader.config, reader.columns("shots"), reader.summary()
+    numbers = status_numbers(reader.status(), config)
+    groups = f", in {config.sampling.chains:,} groups by {table.groups}" if table.groups else ""
+    ends = (
+        f"{int(shots[column].sum()):,} to {name}"
+        for column, name in zip(("n_A", "n_B"), reader.state_names, strict=True)
+    )
+    return {
+        "run": str(run),
+        "made from": f"{table.file}, a table of shots; nothing is simulated",
+        "configurations": f"{len(shots['n_A']):,}{groups}",
+        "shots": ", ".join(ends),
+        "columns": f"{len(reader.observables.descriptors.names):,}",
+        "held-out loss": numbers["held-out loss"],
+        "model": numbers["model"],
+        "calibration": _calibration_in_words(summary["calibration"]),
+    }
 
 
 def _calibration_in_words(calibration: dict[str, Any] | None) -> str:

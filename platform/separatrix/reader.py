@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from separatrix.committor import Committor
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import read_atoms
-from separatrix.errors import ConfigError, StoreError
+from separatrix.errors import AnalysisError, ConfigError, StoreError
 from separatrix.estimates import transition_yield
-from separatrix.observables import Observables
+from separatrix.observables import Observables, TableObservables
 from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
 from separatrix.rows import restore_status
 from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, is_locked, read_result
@@ -48,7 +48,11 @@ class Reader:
         self._store = Store.open(self.folder)
         where = self.folder / "config.toml"
         self.config = _read_config(where)
-        self.observables = Observables(self.config, _read_atoms(self.folder / "system" / "topology.pdb"))
+        self.observables: Observables | TableObservables
+        if self.config.table is not None:
+            self.observables = TableObservables(self.config)
+        else:
+            self.observables = Observables(self.config, _read_atoms(self.folder / "system" / "topology.pdb"))
         self._check_config(where)
         self._tables = {"shots": GrowingTable(self._store.shots), "frames": GrowingTable(self._store.frames)}
         self._models: dict[int, Committor] = {}
@@ -147,7 +151,7 @@ class Reader:
     def path_trajectory(self, positions: FloatArray, box: FloatArray | None) -> mdtraj.Trajectory:
         """Return positions as an MDTraj trajectory with this run's topology and time axis (ps)."""
         topology = mdtraj.load_topology(str(self.folder / "system" / "topology.pdb"))
-        spacing = self.config.sampling.stride * self.config.system.timestep / 1000.0
+        spacing = self.config.sampling.stride * self.config.dynamics.timestep / 1000.0
         trajectory = mdtraj.Trajectory(positions, topology, time=np.arange(len(positions)) * spacing)
         if box is not None:
             trajectory.unitcell_vectors = box
@@ -170,8 +174,18 @@ class Reader:
         ----------
         positions_nm : (n, n_atoms, 3), nm
         box : (n, 3, 3), nm, or None without periodic boundaries
+
+        Raises
+        ------
+        AnalysisError
+            If the run was made from a table, which knows no positions.
         """
         positions = np.asarray(positions_nm, dtype=np.float32)
+        if isinstance(self.observables, TableObservables):
+            raise AnalysisError(
+                f"{self.folder} was made from a table and knows no positions; "
+                f"give predict() the columns {', '.join(self._store.feature_names)}"
+            )
         n_atoms = self.observables.n_atoms
         if positions.ndim != 3 or positions.shape[1:] != (n_atoms, 3):
             raise ValueError(f"expected positions of shape (n, {n_atoms}, 3) nm, got {positions.shape}")
@@ -224,7 +238,7 @@ class Reader:
         }
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """Return the result of an analysis, ``mechanism`` or ``validation``; None when the run holds none."""
+        """Return the result of an analysis, ``mechanism``, ``validation`` or ``test``; None when the run holds none."""
         return read_result(self.folder, name)
 
     def log(self) -> list[dict[str, Any]]:

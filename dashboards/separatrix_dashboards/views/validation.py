@@ -32,13 +32,7 @@ class ValidationView(View):
             if isinstance(result, Failure):
                 content[:] = [empty(escaped(result.message))]
             elif result is None:
-                content[:] = [
-                    empty(
-                        "No committor shooting yet. It starts many trajectories from configurations spread over the "
-                        "predicted p<sub>B</sub> and counts where they end; results appear here as soon as the run "
-                        "holds them."
-                    )
-                ]
+                content[:] = [empty(nothing_yet(self.feed.snapshot))]
             else:
                 chart.apply(Drawing(draw_validation(result)))
                 content[:] = [card("Sampled against predicted p_B", chart.pane)]
@@ -50,6 +44,19 @@ class ValidationView(View):
             content,
             sizing_mode="stretch_width",
         )
+
+
+def nothing_yet(snapshot: RunSnapshot) -> str:
+    """Return why there is no validation, as HTML."""
+    if snapshot.config.table is not None:
+        return (
+            "No committor shooting: this run was made from a table, and nothing can be simulated in it. Hold it "
+            "against independent shots: <code>separatrix learn TABLE RUN --test TABLE2</code>."
+        )
+    return (
+        "No committor shooting yet. It starts many trajectories from configurations spread over the predicted "
+        "p<sub>B</sub> and counts where they end; results appear here as soon as the run holds them."
+    )
 
 
 def calibration_html(snapshot: RunSnapshot) -> str:
