@@ -164,7 +164,10 @@ class LiveView(View):
                 waiting.object = f'<div class="sx-problem">{escaped(insights.message)}</div>'
 
         self.scope.add(insights_query(), show)
-        note = "The best short formula for the logit q of the committor, and how much each group of inputs matters."
+        note = (
+            "The best short formula for the logit q of the committor, and the relevance of the leading inputs: the rise "
+            "of the held-out loss per shot when they are shuffled."
+        )
         return card("Mechanism so far", waiting, found, note=note, **FILLING)
 
     def _from(self, count: Callable[[RunSnapshot], int], when: str, *charts: Chart) -> pn.Column:

@@ -17,7 +17,10 @@ from separatrix_dashboards.views.live_figures import SHOTS
 from separatrix_dashboards.words import escaped, with_error
 
 GROUPS: Final = 4
-"""Groups of inputs whose relevance is drawn: those that lead now."""
+"""Groups of inputs whose relevance is drawn: those that lead now and are above the noise."""
+
+_APART: Final = 0.12
+"""Names of lines are left out that would stand nearer than so much of the height to one before."""
 
 LINES: Final = 6
 """Formulas in the table, the newest."""
@@ -80,9 +83,10 @@ def table_html(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(entries: Sequence[Mapping[str, Any]]) -> hv.Overlay:
     """Return the relevance of the leading groups against the number of shots."""
-    rise = hv.Dimension("relevance", label="rise of the held-out loss per shot")
+    rise = hv.Dimension("relevance")
     shots = np.array([entry["n_shots"] for entry in entries], dtype=float)
-    leading = [group["name"] for group in entries[-1]["groups"][:GROUPS]]
+    newest = entries[-1]
+    leading = [group["name"] for group in newest["groups"][:GROUPS] if group["mean"] > newest["noise_line"]]
     means = [{group["name"]: group["mean"] for group in entry["groups"]} for entry in entries]
     lines = [np.array([known.get(name, np.nan) for known in means], dtype=float) for name in leading]
     leaves: list[Any] = []
@@ -93,7 +97,11 @@ def draw(entries: Sequence[Mapping[str, Any]]) -> hv.Overlay:
             hv.Curve(points, SHOTS, rise).opts(line_width=1.8, **style),
             hv.Scatter(points, SHOTS, rise).opts(size=5, **style),
         ]
-    ends = [(shots[-1], line[-1], name) for line, name in zip(lines, leading, strict=True)]
+    ends: list[tuple[float, float, str]] = []
+    height = max((float(np.nanmax(line)) for line in lines), default=0.0)
+    for line, name in zip(lines, leading, strict=True):
+        if not ends or ends[-1][1] - line[-1] > _APART * height:
+            ends.append((shots[-1], line[-1], name))
     names = tuple(zip(*ends, strict=True)) if ends else ([], [], [])
     labels = hv.Labels(names, [SHOTS, rise], "name").opts(
         text_align="right", text_baseline="bottom", text_font_size="9pt", text_color="#8A8F98", show_legend=False
