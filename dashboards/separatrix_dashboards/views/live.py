@@ -165,8 +165,8 @@ class LiveView(View):
 
         self.scope.add(insights_query(), show)
         note = (
-            "The best short formula for the logit q of the committor, and the relevance of the leading inputs: the rise "
-            "of the held-out loss per shot when they are shuffled."
+            "The best short formula for the logit q of the committor, and the relevance of the leading inputs: the "
+            "rise of the held-out loss per shot when they are shuffled."
         )
         return card("Mechanism so far", waiting, found, note=note, **FILLING)
 
