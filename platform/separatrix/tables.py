@@ -90,9 +90,12 @@ def print_cross_predictions(found: Sequence[CrossPrediction]) -> None:
 def _scores_table(
     scores: Iterable[tuple[Prediction, Scores]], bounds: Bounds, title: str, *, frequencies: bool = True
 ) -> Table:
-    """Return a table with a row for each predictor; shots are too few trajectories each to compare frequencies."""
+    """Return a table with a row for each predictor, formulas by their complexity as `print_mechanism` lists them.
+
+    A shot has too few trajectories to compare frequencies.
+    """
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    table.add_column("predictor", overflow="fold")
+    table.add_column("predictor", no_wrap=True)
     names = ("R^2", "RMSE", "loss", "slope") if frequencies else ("loss", "entropy", "slope", "intercept")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
@@ -102,8 +105,8 @@ def _scores_table(
             cells = [_with_error(score.r_squared, 2), _with_error(score.rmse, 3), _number(score.loss.value, 4), slope]
         else:
             cells = [_with_error(score.loss, 4), _number(score.entropy, 4), slope, _with_error(score.intercept, 2)]
-        name = prediction.name if prediction.expression is None else f"q = {prediction.expression}"
-        table.add_row(Text(name), *cells, style="bold" if prediction.recommended else None)
+        name = prediction.name if prediction.expression is None else f"formula of {prediction.complexity}"
+        table.add_row(name, *cells, style="bold" if prediction.recommended else None)
     if frequencies:
         table.add_row("perfect (noise ceiling)", _with_error(bounds.ceiling, 2), "0", "", "1", style="dim")
     return table

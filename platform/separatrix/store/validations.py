@@ -12,6 +12,7 @@ the run's own tables and counts is touched, so that versions that know no valida
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -207,12 +208,15 @@ class Validations:
             raise StoreError(f"the run at {self._run} is not open for writing")
         number = max(self.numbers(), default=-1) + 1
         draft = self._run / "pending" / f"validation-{uuid.uuid4().hex[:12]}"
-        with disk_errors(self._run):
-            if not self._folder.is_dir():
-                create_group(draft / "validations", {})
-                (draft / "validations").rename(self._folder)
-            _write(draft / "validation", configurations, settings)
-            (draft / "validation").rename(self._folder / str(number))
+        try:
+            with disk_errors(self._run):
+                if not self._folder.is_dir():
+                    create_group(draft / "validations", {})
+                    (draft / "validations").rename(self._folder)
+                _write(draft / "validation", configurations, settings)
+                (draft / "validation").rename(self._folder / str(number))
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
         return self.open(number)
 
 
