@@ -105,7 +105,7 @@ def _scores_table(
             cells = [_with_error(score.r_squared, 2), _with_error(score.rmse, 3), _number(score.loss.value, 4), slope]
         else:
             cells = [_with_error(score.loss, 4), _number(score.entropy, 4), slope, _with_error(score.intercept, 2)]
-        name = prediction.name if prediction.expression is None else f"formula of {prediction.complexity}"
+        name = prediction.name if prediction.expression is None else f"formula of complexity {prediction.complexity}"
         table.add_row(name, *cells, style="bold" if prediction.recommended else None)
     if frequencies:
         table.add_row("perfect (noise ceiling)", _with_error(bounds.ceiling, 2), "0", "", "1", style="dim")

@@ -174,7 +174,7 @@ def test_the_table_fits_a_terminal_and_names_every_predictor(run, monkeypatch):
     for pattern in (
         r"^predictor +R\^2 +RMSE +loss +slope",
         r"^network +-?\d\.\d\d ± ",
-        r"^formula of 0 ",
+        r"^formula of complexity 0 ",
         r"^perfect ",
     ):
         assert re.search(pattern, result.out, re.MULTILINE), result.out

@@ -174,9 +174,10 @@ def test_a_validation_grows_under_the_page_and_its_predictors_can_be_chosen(runn
     assert (figure.xaxis[0].axis_label, figure.yaxis[0].axis_label) == ("predicted p_B", "sampled p_B")
     assert (figure.x_range.start, figure.x_range.end) == (-0.02, 1.02)
     assert dots(view) == ([0.5, 0.5, 0.5], [0.0, 0.5, 1.0])  # the last one has no outcome yet
-    assert view.predictor.options == {"network": "network", "formula of 4, recommended": "2*x"}
+    assert view.predictor.options == {"network": "network", "formula of complexity 4": "2*x"}
     view.predictor.value = "2*x"
     assert dots(view)[0] == pytest.approx([0.25, 0.75])  # it has no value in one of them
+    assert "q = 2*x" in texts(page)
     shown = VALIDATION["points"] | {"observed": [0.0, 0.5, 1.0, 0.25], "lower": [0.0] * 4, "upper": [1.0] * 4}
     show(VALIDATION | {"points": shown, "complete": True, "trajectories": 400, "model_version": 9})
     assert view.predictor.value == "2*x"
@@ -185,6 +186,7 @@ def test_a_validation_grows_under_the_page_and_its_predictors_can_be_chosen(runn
     assert "400 trajectories from 4 configurations, drawn with model 7, judged is model 9" in texts(page)
     show(VALIDATION | {"predictors": VALIDATION["predictors"][:1]})
     assert view.predictor.value == "network"
+    assert "q = 2*x" not in texts(page)
 
 
 def test_scores_stand_between_what_a_constant_and_a_perfect_predictor_reach():
@@ -192,7 +194,7 @@ def test_scores_stand_between_what_a_constant_and_a_perfect_predictor_reach():
     rows = [row.split("</td>") for row in table.split("<tr")[2:]]
     assert [row[0].rpartition(">")[2] for row in rows] == [
         "network",
-        "formula of 4, recommended",
+        "formula of complexity 4",
         "perfect: noise ceiling",
         "constant",
         "the frequencies themselves",

@@ -36,21 +36,21 @@ class ValidationView(View):
         self.predictor = select("predictor", ["network"], width=260)
         self.predictor.param.watch(lambda event: self._draw(), "value")
         self._chart = Chart(height=400, fixed=("x", "y"))
-        self._table, self._counted = html(""), html("")
+        self._formula, self._table, self._counted = html(""), html(""), html("")
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page's tab."""
-        content, facts = pn.Column(sizing_mode="stretch_width"), html("", margin=(8, 0, 0, 0))
+        content, facts = pn.Column(sizing_mode="stretch_width", margin=(0, 0, 12, 0)), html("", margin=(8, 0, 0, 0))
+        chart = pn.Column(self.predictor, self._chart.pane, sizing_mode="stretch_width", margin=0)
+        scores = pn.Column(self._table, self._counted, sizing_mode="stretch_width", margin=(0, 0, 0, 16))
         shooting = card(
             "Sampled against predicted p_B",
-            pn.Row(
-                pn.Column(self.predictor, self._chart.pane, sizing_mode="stretch_width", min_width=360, margin=0),
-                pn.Column(self._table, self._counted, sizing_mode="stretch_width", min_width=420, margin=(0, 0, 0, 16)),
-                sizing_mode="stretch_width",
-                margin=0,
-            ),
+            pn.Row(chart, scores, sizing_mode="stretch_width", margin=0),
+            self._formula,
             note="New trajectories from configurations spread over the predicted p_B; bars: exact 95 % intervals.",
+            margin=0,
         )
+        chart.min_width, chart.max_width, scores.min_width = 360, 560, 420
 
         def show(result: Result | Failure | None) -> None:
             self._result = None if isinstance(result, Failure) else result
@@ -84,15 +84,25 @@ class ValidationView(View):
             )
 
     def _draw(self) -> None:
-        if self._result is not None:
-            self._chart.apply(Drawing(draw_validation(self._result, self.predictor.value)))
+        if self._result is None:
+            return
+        chosen = predictor_of(self._result, self.predictor.value)
+        self._chart.apply(Drawing(draw_validation(self._result, chosen)))
+        expression = "" if chosen["expression"] is None else f"<code>q = {escaped(chosen['expression'])}</code>"
+        self._formula.object = f'<div class="sx-note"><code class="sx-code">{expression}</code></div>' * bool(
+            expression
+        )
+
+
+def predictor_of(result: Result, name: str) -> Result:
+    """Return a predictor by its name, the network if it is not there any more."""
+    predictors: Sequence[Result] = result["predictors"]
+    return next((row for row in predictors if row["name"] == name), predictors[0])
 
 
 def label(predictor: Result) -> str:
     """Return a short name: formulas are known by their complexity, as on the Mechanism page."""
-    if predictor["expression"] is None:
-        return "network"
-    return f"formula of {predictor['complexity']}{', recommended' if predictor['recommended'] else ''}"
+    return "network" if predictor["expression"] is None else f"formula of complexity {predictor['complexity']}"
 
 
 def how_to_get_it(snapshot: RunSnapshot) -> str:
@@ -134,7 +144,7 @@ def counted(result: Result) -> str:
         f"{result['trajectories']:,}{progress} trajectories from {result['configurations']} configurations, {models}; "
         f"{result['neither']:,} reached no state in time and {result['failed']:,} failed: they are left out. "
         "R²: 1 - residual / spread of the sampled p<sub>B</sub>; what is missing between the ceiling and 1 is the "
-        "noise of counting, which is taken off the RMSE. Log-loss: per trajectory."
+        "noise of counting, which is taken off the RMSE. Log-loss: per trajectory. Bold: recommended by the mechanism."
     )
 
 
@@ -158,7 +168,7 @@ def scores_html(result: Result) -> str:
     rows.append(_row("perfect: noise ceiling", ceiling, "0", "", "1", "0"))
     rows.append(_row("constant", "0", "", with_error(result["null_loss"], None, 3), "", ""))
     rows.append(_row("the frequencies themselves", "1", "", with_error(result["saturated_loss"], None, 3), "", ""))
-    return f"<table class='sx-table sx-tight'><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<div class='sx-scroll'><table class='sx-table sx-tight'><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
 def _row(name: str, *cells: str, bold: bool = False) -> str:
@@ -166,12 +176,10 @@ def _row(name: str, *cells: str, bold: bool = False) -> str:
     return f"<tr{style}><td>{name}</td>" + "".join(f"<td class='sx-right'>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def draw_validation(result: Result, predictor: str = "network") -> hv.Overlay:
+def draw_validation(result: Result, predictor: Result) -> hv.Overlay:
     """Return sampled against predicted p_B of a predictor, with intervals and the diagonal."""
-    rows = result["predictors"]
-    chosen = next((row for row in rows if row["name"] == predictor), rows[0])
     points = result["points"]
-    predicted = expit(np.array(chosen["q"], dtype=float))  # what is not known is None, and becomes nan
+    predicted = expit(np.array(predictor["q"], dtype=float))  # what is not known is None, and becomes nan
     observed, lower, upper = (np.array(points[name], dtype=float) for name in ("observed", "lower", "upper"))
     there = np.isfinite(predicted) & np.isfinite(observed)
     predicted, observed, lower, upper = (each[there] for each in (predicted, observed, lower, upper))
@@ -180,4 +188,5 @@ def draw_validation(result: Result, predictor: str = "network") -> hv.Overlay:
     diagonal = hv.Curve(([0.0, 1.0], [0.0, 1.0]), x, y).opts(color=GREY, line_dash="dashed")
     bars = hv.ErrorBars((predicted, observed, observed - lower, upper - observed), x, [y, "below", "above"])
     dots = hv.Scatter((predicted, observed), x, y).opts(color=BLUE, size=7)
-    return (diagonal * bars.opts(line_color=BLUE, line_alpha=0.5) * dots).opts(xlim=_RANGE, ylim=_RANGE)
+    bars = bars.opts(line_color=BLUE, line_alpha=0.8, line_width=1.5, lower_head=None, upper_head=None)
+    return (diagonal * bars * dots).opts(xlim=_RANGE, ylim=_RANGE)
