@@ -29,10 +29,10 @@ test-browser: .venv/.installed-test browser
 	$(BIN)/python -m pytest tests/browser -m browser
 
 test-slow: .venv/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --timeout 0
 
 bench: .venv/.installed-test
-	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s --timeout 0
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff format --check

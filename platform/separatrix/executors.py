@@ -112,7 +112,7 @@ class ProcessExecutor(Executor):
             pool.shutdown(wait=True, cancel_futures=cancel_futures)
 
     def _new_pool(self, worker: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
+        return _Pool(
             1,
             mp_context=_WorkerContext(),
             initializer=_start_process,
@@ -181,6 +181,18 @@ def until_interrupted(work: Callable[[], _Result], stop: threading.Event) -> _Re
     if errors:
         raise errors[0]
     return found[0]
+
+
+class _Pool(ProcessPoolExecutor):
+    """A pool of one process whose death is noticed even while it hands over a result.
+
+    Python keeps the writing end of the pipe of results open in this process too: the rest of a half-written result
+    would be waited for for ever.
+    """
+
+    def _spawn_process(self) -> None:
+        super()._spawn_process()  # type: ignore[misc]
+        self._result_queue._writer.close()  # type: ignore[attr-defined]  # noqa: SLF001 - the process has its own
 
 
 def _processes(pool: ProcessPoolExecutor) -> dict[int, multiprocessing.Process]:

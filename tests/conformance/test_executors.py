@@ -71,6 +71,26 @@ def test_a_task_in_a_dying_worker_raises_broken_executor(processes: ProcessExecu
     assert processes.submit(pow, 2, 5).result(30) == 32
 
 
+DIE_WHILE_SENDING = """
+import os, signal
+from multiprocessing.connection import Connection
+def send(connection, buffer):
+    if len(buffer) > 1_000_000:
+        os.write(connection.fileno(), bytes(buffer[:50_000]))
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(connection, buffer)
+whole, Connection._send = Connection._send, send
+"""
+
+
+def test_a_worker_killed_while_it_hands_over_a_result_is_noticed() -> None:
+    executor = ProcessExecutor(1)
+    executor.submit(exec, DIE_WHILE_SENDING, {}).result(30)
+    assert isinstance(executor.submit(bytes, 2_000_000).exception(30), BrokenExecutor)
+    assert len(executor.submit(bytes, 2_000_000).result(30)) == 2_000_000
+    executor.shutdown()
+
+
 def test_shutdown_without_waiting_ends_workers_at_once(processes: ProcessExecutor) -> None:
     pids = [processes.submit(os.getpid).result(30)]
     processes.submit(time.sleep, 60)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.page_document import DOCUMENT, push
 
 from separatrix import Session, preparing
 from separatrix.estimates import landscape_committor, path_multiplicities, transition_region_error
@@ -471,9 +472,10 @@ def viewed():
     hub = Hub()
 
     def view(path):
-        watch = Watch(hub, hub.feed(path), push=lambda function: function())
-        result = CommittorView(watch.scope())
-        result.__panel__()
+        watch = Watch(hub, hub.feed(path), push=push)
+        with DOCUMENT:
+            result = CommittorView(watch.scope())
+            result.__panel__()
         until(lambda: not result._waiting)
         return result
 

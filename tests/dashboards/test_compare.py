@@ -13,6 +13,7 @@ import holoviews as hv
 import numpy as np
 import panel as pn
 import pytest
+from tests.page_document import DOCUMENT, push
 
 from separatrix import Session
 from separatrix.errors import SeparatrixError
@@ -272,7 +273,7 @@ def test_a_family_is_guided_and_standard_sampling_of_one_transition(folder):
 @pytest.fixture
 def into_hub(monkeypatch):
     """Let pages be changed in the hub's thread: there is no server here."""
-    monkeypatch.setattr(page, "Watch", lambda hub, feed: Watch(hub, feed, push=lambda function: function()))
+    monkeypatch.setattr(page, "Watch", lambda hub, feed: Watch(hub, feed, push=push))
 
 
 @pytest.mark.usefixtures("into_hub")
@@ -280,7 +281,8 @@ def test_the_page_shows_what_is_chosen_and_follows_it(folder):
     hub = Hub(folder, interval=0.05)
     try:
         shown = ComparePage(hub, ("landscape", "uniform"))
-        content = shown.__panel__()
+        with DOCUMENT:
+            content = shown.__panel__()
 
         def words():
             panes = content.select(pn.pane.HTML)
@@ -319,7 +321,8 @@ def test_the_page_begins_with_a_family_and_says_what_is_not_there(folder):
         shown.close()
         assert hub.n_watchers == 0
         shown = ComparePage(hub, ("landscape", "nowhere", "../outside"))
-        content = shown.__panel__()
+        with DOCUMENT:
+            content = shown.__panel__()
         problems = [str(pane.object) for pane in content.select(pn.pane.HTML) if "sx-problem" in str(pane.object)]
         assert len(problems) == 1
         assert "no run at" in problems[0]
@@ -359,7 +362,8 @@ def test_the_page_shows_every_kind_of_run(folder, running_run, failed_run, name)
     hub = Hub(folder)
     try:
         shown = ComparePage(hub, (name, "uniform"))
-        content = shown.__panel__()
+        with DOCUMENT:
+            content = shown.__panel__()
         until(lambda: len(list(content.select(pn.pane.Bokeh))) >= 3)
         until(lambda: not any("drawing" in str(pane.object) for pane in content.select(pn.pane.HTML)))
         assert not any("sx-problem" in str(pane.object) for pane in content.select(pn.pane.HTML))

@@ -11,6 +11,7 @@ import holoviews as hv
 import numpy as np
 import panel as pn
 import pytest
+from tests.page_document import DOCUMENT, push
 
 from separatrix import Session
 from separatrix.estimates import expected_transitions, perfect_yield
@@ -56,7 +57,7 @@ def altered(feed, **shots):
 def watched(any_run):
     """Return a watch of each kind of run, whose document is the hub's own thread."""
     hub = Hub()
-    yield Watch(hub, hub.feed(any_run), push=lambda function: function())
+    yield Watch(hub, hub.feed(any_run), push=push)
     hub.close()
 
 
@@ -99,7 +100,8 @@ def test_a_chart_of_an_empty_run_goes_on_into_a_full_one(empty_run, landscape_ru
 
 
 def test_the_view_of_every_run_is_made_and_shows_its_shots(watched):
-    view = LiveView(watched.scope()).__panel__()
+    with DOCUMENT:
+        view = LiveView(watched.scope()).__panel__()
     tables = view.select(lambda pane: isinstance(pane, pn.pane.HTML) and "sx-table" in str(pane.object))
     n_shots = watched.feed.snapshot.n_shots
     assert len(tables) == (1 if n_shots else 0)
@@ -115,8 +117,9 @@ def test_the_view_follows_a_run_that_goes_on(empty_run, tmp_path):
     path = shutil.copytree(empty_run, tmp_path / "run")
     hub = Hub(interval=0.05)
     try:
-        watch = Watch(hub, hub.feed(path), push=lambda function: function())
-        view = LiveView(watch.scope()).__panel__()
+        watch = Watch(hub, hub.feed(path), push=push)
+        with DOCUMENT:
+            view = LiveView(watch.scope()).__panel__()
         until(lambda: len(list(view.select(pn.pane.Bokeh))) == 6)
         shown = [pane.object for pane in view.select(pn.pane.Bokeh)]
         Session.open(path).run(12, workers=0, platform="Reference", progress=False)

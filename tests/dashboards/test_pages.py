@@ -8,6 +8,7 @@ from dataclasses import replace
 import holoviews as hv
 import panel as pn
 import pytest
+from tests.page_document import DOCUMENT, push
 
 from separatrix.store import write_result
 from separatrix_dashboards.access import PermissionDeniedError, Role
@@ -73,7 +74,7 @@ def dots(view):
 
 
 def watched(hub, run):
-    return Watch(hub, hub.feed(run), push=lambda function: function())
+    return Watch(hub, hub.feed(run), push=push)
 
 
 @pytest.fixture
@@ -128,7 +129,8 @@ def test_the_log_shows_failures_with_their_cause_and_every_event(any_feed):
 @pytest.mark.parametrize("view", [LogView, MechanismView, ValidationView])
 def test_views_show_something_for_every_run(view, any_run, hub):
     watch = watched(hub, any_run)
-    assert len(texts(view(watch.scope()).__panel__())) > 20
+    with DOCUMENT:
+        assert len(texts(view(watch.scope()).__panel__())) > 20
     watch.close()
 
 
@@ -141,7 +143,8 @@ def test_the_configuration_can_be_copied(landscape_run, hub):
 def test_results_appear_as_soon_as_the_run_holds_them(running_run, hub):
     watch = watched(hub, running_run)
     scope = watch.scope()
-    mechanism, validation = MechanismView(scope).__panel__(), ValidationView(scope).__panel__()
+    with DOCUMENT:
+        mechanism, validation = MechanismView(scope).__panel__(), ValidationView(scope).__panel__()
     assert "No mechanism yet" in texts(mechanism)
     assert "No committor shooting yet" in texts(validation)
     formula = {"expression": "2.1*x + <y>", "complexity": 5, "training_loss": 0.5, "validation_loss": 0.52, "latex": ""}
@@ -158,8 +161,9 @@ def test_results_appear_as_soon_as_the_run_holds_them(running_run, hub):
 
 def test_a_validation_grows_under_the_page_and_its_predictors_can_be_chosen(running_run, hub):
     watch = watched(hub, running_run)
-    view = ValidationView(watch.scope())
-    page = view.__panel__()
+    with DOCUMENT:
+        view = ValidationView(watch.scope())
+        page = view.__panel__()
     feed = hub.feed(running_run)
     assert f"<code>separatrix validate {running_run}</code>" in texts(page)
 
@@ -249,7 +253,8 @@ def test_a_part_out_of_sight_computes_nothing(running_run, hub):
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_documents_share_results_but_no_model(view, molecule_run, hub):
     watches = [watched(hub, molecule_run) for _ in range(2)]
-    panels = [view(watch.scope()).__panel__() for watch in watches]
+    with DOCUMENT:
+        panels = [view(watch.scope()).__panel__() for watch in watches]
     end = time.monotonic() + 60
     while any(">drawing<" in texts(panel) for panel in panels):
         assert time.monotonic() < end

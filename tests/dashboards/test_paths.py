@@ -14,6 +14,7 @@ import panel as pn
 import pytest
 from bokeh.events import Tap
 from bokeh.models import ColorBar, Image
+from tests.page_document import DOCUMENT, push
 
 from separatrix import Session, preparing
 from separatrix.estimates import transition_times
@@ -75,9 +76,10 @@ def show(hub):
 
     def shown(path):
         feed = hub.feed(path)
-        watches.append(Watch(hub, feed, push=lambda function: function()))
-        view = PathsView(watches[-1].scope())
-        return view, view.__panel__()
+        watches.append(Watch(hub, feed, push=push))
+        with DOCUMENT:
+            view = PathsView(watches[-1].scope())
+            return view, view.__panel__()
 
     yield shown
     for watch in watches:
