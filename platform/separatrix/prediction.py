@@ -109,6 +109,7 @@ class CrossPrediction:
     ----------
     predicting, predicted : folders of the runs
     model_version : of the network
+    same_system : whether the runs have one and the same system, temperature and dynamics included
     bounds : what any predictor can reach on these shots; a shot has two trajectories at most, so the saturated model is
         far below any committor, and `Scores.entropy` says what the loss of a right one would be
     scores : every predictor with its scores, the network first
@@ -117,6 +118,7 @@ class CrossPrediction:
     predicting: Path
     predicted: Path
     model_version: int
+    same_system: bool
     bounds: Bounds
     scores: tuple[tuple[Prediction, Scores], ...]
 
@@ -126,6 +128,7 @@ class CrossPrediction:
             "predicting": str(self.predicting),
             "predicted": str(self.predicted),
             "model_version": self.model_version,
+            "same_system": self.same_system,
             **self.bounds.as_dict(),
             "predictors": [prediction.as_dict() | score.as_dict() for prediction, score in self.scores],
         }
@@ -187,6 +190,7 @@ def _cross(predicting: Reader, predicted: Reader) -> CrossPrediction:
         predicting=predicting.folder,
         predicted=predicted.folder,
         model_version=predicting.trained_model().version,
+        same_system=predicting.config.system == predicted.config.system,
         bounds=bounds(a, b, blocks),
         scores=tuple((each, scores(each.q, a, b, blocks)) for each in made),
     )

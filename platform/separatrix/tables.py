@@ -84,6 +84,8 @@ def print_cross_predictions(found: Sequence[CrossPrediction]) -> None:
         counted = f"{bounds.n_points:,} shots, {bounds.n_trials:,} trajectories"
         limits = f"loss of a constant {bounds.null_loss:.4f}, of every shot's own outcome {bounds.saturated_loss:.4f}"
         notes = [f"{counted}; {limits}", "entropy: the loss if every predicted probability were right"]
+        if not each.same_system:
+            notes.append("the runs differ in their systems: [system] of their config.toml")
         console.print(Text("\n".join(notes) + "\n", style="dim"))
 
 

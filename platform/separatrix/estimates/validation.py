@@ -164,8 +164,10 @@ def evenly_spread(p: ArrayLike, n: int, rng: np.random.Generator) -> NDArray[np.
 
     Examples
     --------
-    >>> evenly_spread([0.9, 0.1, 0.8, 0.2], 2, np.random.default_rng(0)).tolist()
-    [1, 0]
+    >>> evenly_spread([0.9, 0.1, 0.6, 0.95], 2, np.random.default_rng(0)).tolist()[0]
+    1
+    >>> evenly_spread([0.9, 0.3, 0.2], 3, np.random.default_rng(0)).tolist()  # nothing between 1/3 and 2/3
+    [2, 1, 0]
     """
     values = np.asarray(p, dtype=float)
     stratum = np.minimum((values * n).astype(int), n - 1)
