@@ -338,7 +338,8 @@ def test_a_validation_killed_and_resumed_is_the_same_and_holds_nothing_twice(fin
     rng = np.random.default_rng(5)
     for kill in range(n_kills):
         process = start(killed, *arguments)
-        wait_for(lambda least=max(kill * 2000 // n_kills, before) + 10: n_committed(killed) >= least)
+        least = max(kill * 2000 // n_kills, before) + 10
+        wait_for(lambda least=least: n_committed(killed) >= least)
         time.sleep(rng.uniform(0, 0.1))
         if workers and kill % 2:  # one of its workers first
             children = psutil.Process(process.pid).children()

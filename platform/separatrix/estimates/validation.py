@@ -173,9 +173,8 @@ def evenly_spread(p: ArrayLike, n: int, rng: np.random.Generator) -> NDArray[np.
     stratum = np.minimum((values * n).astype(int), n - 1)
     order = rng.permutation(len(values))
     chosen = np.full(n, -1)
-    for row in order.tolist():  # the first of a random order is a random one
-        if chosen[stratum[row]] < 0:
-            chosen[stratum[row]] = row
+    filled, first = np.unique(stratum[order], return_index=True)  # the first of a random order is a random one
+    chosen[filled] = order[first]
     left = np.ones(len(values), dtype=bool)
     left[chosen[chosen >= 0]] = False
     for place in np.flatnonzero(chosen < 0).tolist():
