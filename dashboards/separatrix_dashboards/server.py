@@ -25,6 +25,7 @@ from separatrix.errors import ConfigError
 from separatrix.expressions import suggestion
 from separatrix.systems import CATALOGUE
 from separatrix_dashboards.access import LIGHTS, Role, Users, exposure
+from separatrix_dashboards.memory import settle
 
 if TYPE_CHECKING:
     from panel.io.server import Server
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 # Panel, and the pages with it, is imported where it is used: a mistyped option must not wait for it.
 
 Routes = Mapping[str, Callable[[], "Viewable"]]
+
+CHECK_MS: Final = 2_000
+"""Between looks for pages that were closed."""
 
 STOP_SECONDS: Final = 10.0
 """Sessions get this long to end in order when the server is stopped; what is committed is stored in any case."""
@@ -259,6 +263,7 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
             sign_sessions=True,  # what a page's token says of its user, nobody else can have written
             include_cookies=["user", LIGHTS],  # other cookies, such as those of OAuth, have no business in a page
             exclude_headers=["Authorization", "Cookie"],
+            check_unused_sessions_milliseconds=CHECK_MS,
             **access,
         )
     origins = server._tornado.websocket_origins  # noqa: SLF001 - the port is known only now
@@ -378,6 +383,7 @@ def _run(server: Server, workspace: Workspace, options: Options) -> int:
         number = getattr(signal, name, None)
         if number is not None and (name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN):  # nohup
             signal.signal(number, interrupt)
+    settle()
     server.start()
     _announce(server, options)
     loop.start()

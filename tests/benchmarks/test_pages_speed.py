@@ -173,7 +173,7 @@ def test_closed_pages_leave_nothing(tmp_path, address):
         memory = []
         for page in range(PAGES + WARM + 1):
             if page in (WARM, WARM + PAGES // 2, WARM + PAGES):
-                await asyncio.sleep(40.0)  # pages that are gone are given up after some 30 s
+                await asyncio.sleep(15.0)  # pages that are gone are given up after some seconds
                 memory.append(server.memory)
             async with Page(server.url, address):
                 pass

@@ -15,7 +15,7 @@ from tests.page_client import Page
 
 from separatrix import Session
 
-PATIENCE = 90.0
+PATIENCE = 30.0
 
 # A server that counts what it holds when it is asked.
 COUNTING = """
@@ -56,7 +56,7 @@ def counted(tmp_path):
         assert process.wait(PATIENCE) == 0
 
 
-@pytest.mark.slow  # a page that is gone is given up after half a minute
+@pytest.mark.slow  # a server for each kind of page
 @pytest.mark.parametrize("address", ["", "new", "run?name=run", "run?name=run&tab=committor", "compare?runs=run"])
 def test_closed_pages_leave_nothing(counted, address):
     url, count = counted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
 import threading
@@ -13,8 +14,9 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from separatrix.errors import AnalysisError
 from separatrix.symbolic import OPERATIONS, Formula, Shots, find_formulas
-from separatrix.symbolic.formula import evaluate, loss_of, rounded, symbols_for, to_sympy
+from separatrix.symbolic.formula import evaluate, loss_of, parsed, rounded, symbols_for, to_sympy
 from separatrix.symbolic.kernels import N_WEIGHTS, SUM, Genome, Table, active_nodes, curvature_of, fit, logits
 
 N_INPUTS, N_NODES = 3, 6
@@ -246,3 +248,21 @@ def test_shots_that_do_not_line_up_are_refused(change, message):
     features[7, 2] = np.nan
     with pytest.raises(ValueError, match="expected numbers, found nan in 'x2', row 7"):
         Shots(**{**fields, "features": features})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["__import__('os').system('true')", "9**9**9**9", "exp(exp(exp(9.0)))", "x.real", "x if x else 1", "y", "x +"],
+)
+def test_text_that_is_no_formula_is_refused_and_not_executed(text):
+    with pytest.raises(AnalysisError, match="expected a formula of x"):
+        parsed(text, ["x"])
+
+
+def test_text_is_read_back_as_it_was_written_and_typeset_with_the_names_of_columns():
+    text = "1.5*sin_phi - 2.3e-5*exp(-0.7*x_1)/(1.0 + x_1**2) + sqrt(x_1) + x_1**(-3) - log(2*sin_phi)"
+    symbols = {"sin_phi": "sin phi", "x_1": "1"}
+    formula = Formula(expression=text, symbols=symbols, complexity=9, training_loss=0.5, validation_loss=0.5)
+    assert sympy.simplify(formula.sympy - sympy.sympify(text)) == 0
+    assert '<mi mathvariant="normal">sin \u03c6</mi>' in html.unescape(formula.mathml)
+    assert formula.mathml.count("<mfrac>") == 2

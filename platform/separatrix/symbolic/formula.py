@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import keyword
 import math
+import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
+from sympy.printing.mathml import MathMLPresentationPrinter
 from sympy.printing.pycode import pycode
 from sympy.printing.str import StrPrinter
 
+from separatrix.errors import AnalysisError
 from separatrix.symbolic.kernels import (
     COS,
     DIFF,
@@ -60,12 +64,17 @@ class Formula:
     @property
     def sympy(self) -> sympy.Expr:
         """The expression."""
-        return sympy.sympify(self.expression, locals={name: sympy.Symbol(name) for name in self.symbols})
+        return parsed(self.expression, self.symbols)
 
     @property
     def latex(self) -> str:
         """The expression as LaTeX."""
         return str(sympy.latex(self.sympy))
+
+    @property
+    def mathml(self) -> str:
+        """The expression as MathML, which browsers typeset by themselves; columns by their own names."""
+        return f"<math>{_MathML(self.symbols).doprint(self.sympy)}</math>"
 
     @property
     def python(self) -> str:
@@ -103,6 +112,84 @@ class _Lepton(StrPrinter):  # type: ignore[misc]
         if exponent == -1:
             return f"1/({self._print(base)})"
         return f"({self._print(base)})^({self._print(exponent)})"
+
+
+class _MathML(MathMLPresentationPrinter):  # type: ignore[misc]
+    """Symbols as the columns are called, Greek letters as letters."""
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        super().__init__()
+        self._columns = columns
+
+    def _print_Symbol(self, sym: Any, style: str = "plain") -> Any:  # noqa: ARG002
+        words = self._columns.get(sym.name, sym.name).split(" ")
+        element = self.dom.createElement("mi")
+        if len(words) > 1 or len(words[0]) > 1:
+            element.setAttribute("mathvariant", "normal")
+        element.appendChild(self.dom.createTextNode(" ".join(_GREEK.get(word, word) for word in words)))
+        return element
+
+
+_GREEK: Final = dict(zip(("phi", "psi", "omega", "theta", "chi"), "φψωθχ", strict=True))
+
+_OPERATORS: Final[Mapping[type[ast.AST], Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_FUNCTIONS: Final = {"exp": sympy.exp, "log": sympy.log, "sin": sympy.sin, "cos": sympy.cos, "sqrt": sympy.sqrt}
+# Numbers are worked out at once: a tower of powers would take the rest of the day.
+_LARGEST_POWER: Final = 64
+_LARGEST_ARGUMENT: Final = 1e3
+
+
+def parsed(text: str, names: Iterable[str]) -> sympy.Expr:
+    """Return sympy text as an expression; nothing in it is executed, whoever wrote it.
+
+    Parameters
+    ----------
+    text : numbers, names, ``+ - * / **``, and ``exp log sin cos sqrt``
+    names : of its symbols
+
+    Raises
+    ------
+    AnalysisError
+        If there is anything else in it.
+    """
+    known = frozenset(names)
+
+    def built(node: ast.AST) -> Any:
+        match node:
+            case ast.Constant(value=bool()):
+                pass
+            case ast.Constant(value=int(number)):
+                return sympy.Integer(number)
+            case ast.Constant(value=float(number)):
+                return sympy.Float(number)
+            case ast.Name(id=name) if name in known:
+                return sympy.Symbol(name)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -built(operand)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                a, b = built(left), built(right)
+                if isinstance(op, ast.Pow) and not (b.is_number and abs(b) <= _LARGEST_POWER):
+                    raise ValueError(f"the power {ast.unparse(right)}")
+                return _OPERATORS[type(op)](a, b)
+            case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
+                inner = built(argument)
+                if inner.is_number and not abs(inner) < _LARGEST_ARGUMENT:
+                    raise ValueError(ast.unparse(node))
+                return _FUNCTIONS[name](inner)
+        raise ValueError(ast.unparse(node))
+
+    try:
+        return built(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+        raise AnalysisError(
+            f"expected a formula of {', '.join(sorted(known)) or 'numbers'}, got {text!r}: {error}"
+        ) from None
 
 
 def symbols_for(columns: Sequence[str]) -> dict[str, str]:

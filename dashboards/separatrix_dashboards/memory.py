@@ -1,0 +1,26 @@
+"""Memory of pages that are gone: found quickly, and given back."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from typing import Any
+
+
+def settle() -> None:
+    """Set aside all objects there are now, and give back free memory after every full collection from now on.
+
+    A full collection looks at every object that was not set aside: with those of the libraries 0.25 s in which nobody
+    is answered, whenever pages were closed. And what pages leave free between the blocks that stay, the allocator of
+    glibc keeps; other allocators give it back by themselves.
+    """
+    gc.collect()
+    gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        gc.callbacks.append(lambda phase, info: _trim_after(trim, phase, info))
+
+
+def _trim_after(trim: Any, phase: str, info: dict[str, int]) -> None:
+    if phase == "stop" and info["generation"] == 2:  # the oldest
+        trim(0)
