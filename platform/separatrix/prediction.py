@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from separatrix.errors import AnalysisError, ColumnMismatchError, ExpressionError, StoreError
+from separatrix.errors import AnalysisError, ColumnMismatchError, StoreError
 from separatrix.estimates import Bounds, Scores, bounds, scores
-from separatrix.expressions import compile_expression
 from separatrix.reader import Reader
 from separatrix.records import FloatArray
+from separatrix.symbolic import Formula
 from separatrix.training_data import build_training_data
 
 NETWORK: Final = "network"
@@ -80,7 +80,7 @@ def predictions(reader: Reader, features: FloatArray) -> tuple[Prediction, ...]:
     names = reader.observables.descriptors.names
     try:
         formulas = [_formula(row, recommended, features, names) for row in rows]
-    except (KeyError, TypeError, ValueError, ExpressionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
             f"{reader.folder / 'results' / 'mechanism.json'}: expected formulas as separatrix explain stores them, "
             f"found {type(error).__name__}: {error}; explain the run again"
@@ -91,13 +91,23 @@ def predictions(reader: Reader, features: FloatArray) -> tuple[Prediction, ...]:
 def _formula(
     row: Mapping[str, Any], recommended: str | None, features: FloatArray, columns: Sequence[str]
 ) -> Prediction:
-    """Return what a stored formula predicts; its text is parsed, never evaluated: runs come from others, too."""
-    symbols: Mapping[str, str] = row["symbols"]
-    places = [columns.index(column) for column in symbols.values()]
-    text = str(row["expression"])
-    values = compile_expression(text, list(symbols)).array(np.asarray(features, dtype=np.float64)[:, places])
+    """Return what a stored formula predicts. Runs come from others, too: nothing in it is executed."""
+    symbols: dict[str, str] = dict(row["symbols"])
+    for name, column in symbols.items():
+        if not name.isidentifier() or column not in columns:
+            raise ValueError(f"the name {name!r} for the column {column!r}")
+    formula = Formula(
+        expression=str(row["expression"]),
+        symbols=symbols,
+        complexity=int(row["complexity"]),
+        training_loss=float(row["training_loss"]),
+        validation_loss=float(row["validation_loss"]),
+    )
     return Prediction(
-        expression=text, complexity=int(row["complexity"]), recommended=text == recommended, q=values.astype(float)
+        expression=formula.expression,
+        complexity=formula.complexity,
+        recommended=formula.expression == recommended,
+        q=formula.q(features, columns),
     )
 
 

@@ -447,8 +447,9 @@ def test_a_run_with_another_writer_is_refused_and_left_alone(run):
 def test_formulas_from_elsewhere_are_parsed_and_never_run(run, tmp_path):
     mechanism = Reader(run).result("mechanism")
     trap = tmp_path / "trap"
-    for expression in (f"__import__('pathlib').Path('{trap}').touch()", "x.real", "z"):
-        row = {**mechanism["expressions"][1], "expression": expression}
+    touch = f"__import__('pathlib').Path('{trap}').touch()"
+    for expression, symbols in ((touch, {"x": "x"}), ("x.real", {"x": "x"}), ("z", {"x": "x"}), ("x", {touch: "x"})):
+        row = {**mechanism["expressions"][1], "expression": expression, "symbols": symbols}
         write_result(run, "mechanism", {**mechanism, "expressions": [row]})
         refuse("validate", run, *SMALL, says=["mechanism.json", "explain the run again"])
     assert not trap.exists()
