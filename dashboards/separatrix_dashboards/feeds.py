@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from separatrix.config import RunConfig
 from separatrix.reader import Reader
 from separatrix.records import Status
 from separatrix.store import RESULTS, is_locked
+from separatrix_dashboards.analyses import Analysis
 
 if TYPE_CHECKING:
     from separatrix.committor import Committor
@@ -42,6 +43,7 @@ class RunSnapshot:
     queue : place in this server's queue, 1 for the next; None when not queued
     problem : why this server could not start or go on with it
     owned : whether a session of this server runs it now
+    analyses : how analyses stand that this server made of it, by kind
     """
 
     path: Path
@@ -61,6 +63,7 @@ class RunSnapshot:
     queue: int | None = None
     problem: str | None = None
     owned: bool = False
+    analyses: Mapping[str, Analysis] = field(default_factory=dict)
 
     @property
     def n_shots(self) -> int:
@@ -151,7 +154,10 @@ class Feed:
         """Return what tells, without reading the run, whether it changed."""
         session = self._live_session()
         live = is_locked(self.path) if session is None else replace(session.status, seconds=0.0)
-        pool = None if self._pool is None else (self._pool.place(self.path), self._pool.problem(self.path))
+        pool = None
+        if self._pool is not None:
+            analyses = tuple(self._pool.analyses.of(self.path).items())
+            pool = self._pool.place(self.path), self._pool.problem(self.path), analyses
         files = ("run.zarr/zarr.json", "log.jsonl", *(f"results/{name}.json" for name in RESULTS))
         return live, pool, *(_stamp(self.path / file) for file in files)
 
@@ -184,6 +190,7 @@ class Feed:
             queue=queue,
             problem=problem,
             owned=session is not None,
+            analyses={} if self._pool is None else self._pool.analyses.of(self.path),
         )
 
     def _events(self) -> tuple[Mapping[str, Any], ...]:

@@ -14,6 +14,7 @@ from separatrix.errors import ConfigError, RunLockedError, RunNotFoundError, Sep
 from separatrix.session import Session
 from separatrix.store import is_locked
 from separatrix_dashboards.access import Role, permit
+from separatrix_dashboards.analyses import Analyses
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +54,10 @@ class SessionPool:
     ----------
     max_workers : the budget
 
+    Attributes
+    ----------
+    analyses : of the runs, in processes of their own that are not counted: they yield
+
     Raises
     ------
     ConfigError
@@ -63,6 +68,7 @@ class SessionPool:
         if max_workers < 1:
             raise ConfigError(f"max-workers: expected 1 or more, got {max_workers}")
         self.max_workers = max_workers
+        self.analyses = Analyses()
         self._changed = threading.Condition()
         self._queue: deque[_Start] = deque()
         self._starting: _Start | None = None  # at the head of the queue, in the hands of the thread
@@ -228,6 +234,7 @@ class SessionPool:
             Runs that were still in the midst of something after that; what they had committed is stored.
         """
         deadline = None if patience is None else time.monotonic() + patience
+        self.analyses.close()
         with self._changed:
             self._closed = True
             self._changed.notify_all()

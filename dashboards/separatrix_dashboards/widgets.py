@@ -11,6 +11,10 @@ from importlib.resources import files
 from typing import Any, Final
 
 import panel as pn
+import param
+from panel.custom import JSComponent
+
+from separatrix_dashboards.theme import CSS
 
 WIDGET_CSS: Final = (files("separatrix_dashboards") / "widgets.css").read_text(encoding="utf-8")
 
@@ -77,3 +81,61 @@ def download(label: str, content: Callable[[], Any], filename: str, **more: Any)
 def tabs(*named: tuple[str, Any], **more: Any) -> pn.Tabs:
     """Return tabs."""
     return pn.Tabs(*named, **{"stylesheets": [WIDGET_CSS], "sizing_mode": "stretch_width", **more})
+
+
+class CopyText(JSComponent):
+    """A text in a box, and a button that copies it."""
+
+    text = param.String()
+
+    _stylesheets = [  # noqa: RUF012 - Panel's own way
+        CSS,
+        """
+        .copy-text { display: block; width: 100%; position: relative; }
+        pre { max-height: 320px; }
+        button { position: absolute; right: 8px; top: 8px; font: inherit; font-size: 12.5px; padding: 3px 10px;
+          border-radius: 6px; border: 1px solid var(--sx-line); background: var(--sx-paper); color: var(--sx-ink);
+          cursor: pointer; }
+        button:hover { border-color: var(--sx-accent); }
+        """,
+    ]
+    _esm = """
+    function select(node) {
+      const range = document.createRange()
+      range.selectNodeContents(node)
+      const selection = node.getRootNode().getSelection?.() ?? window.getSelection()
+      selection.removeAllRanges()
+      selection.addRange(range)
+    }
+    async function copy(text, node) {
+      // Browsers give pages the clipboard over HTTPS and on their own machine only.
+      if (navigator.clipboard && window.isSecureContext) {
+        try { await navigator.clipboard.writeText(text); return true } catch { /* refused: the other way */ }
+      }
+      const area = document.createElement("textarea")
+      area.value = text
+      area.style.position = "fixed"
+      area.style.opacity = "0"
+      document.body.append(area)
+      area.select()
+      const done = document.execCommand("copy")
+      area.remove()
+      if (!done) select(node)
+      return done
+    }
+    export function render({ model, el }) {
+      const pre = document.createElement("pre")
+      pre.className = "sx-toml"
+      const button = document.createElement("button")
+      button.type = "button"
+      button.textContent = "Copy"
+      const show = () => { pre.textContent = model.text }
+      button.addEventListener("click", async () => {
+        button.textContent = (await copy(model.text, pre)) ? "Copied" : "Press Ctrl-C"
+        setTimeout(() => { button.textContent = "Copy" }, 1800)
+      })
+      model.on("text", show)
+      show()
+      el.append(pre, button)
+    }
+    """

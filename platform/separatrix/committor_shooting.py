@@ -151,7 +151,7 @@ class CommittorShooting:
         ----------
         workers : worker processes, 0 for none
         platform : OpenMM platform, or "auto"
-        report : called as trajectories end
+        report : called some times a second
         publish : called now and then with more of them committed
 
         Raises
@@ -192,7 +192,7 @@ class CommittorShooting:
     ) -> None:
         wanted = missing(self._stored, self._shots)
         there = int((~wanted).sum())
-        started = committed = published = time.monotonic()
+        started = committed = published = told = time.monotonic()
 
         def tell() -> None:
             seconds = time.monotonic() - started
@@ -204,7 +204,9 @@ class CommittorShooting:
             if not self._flights:
                 break
             self._harvest(executor, _POLL_SECONDS)
-            tell()
+            if time.monotonic() - told >= _POLL_SECONDS:
+                tell()
+                told = time.monotonic()
             if time.monotonic() - committed >= COMMIT_INTERVAL:
                 self._stored.commit()
                 committed = time.monotonic()

@@ -126,7 +126,7 @@ def validate(
     seed : of the configurations and the trajectories
     workers : worker processes, one per core by default; 0 shoots in this process
     platform : OpenMM platform, or "auto" for the fastest on this system
-    report : called in another thread as trajectories end
+    report : called in another thread some times a second
     stop : set it to end early; Ctrl-C does, too
 
     Returns

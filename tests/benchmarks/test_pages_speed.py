@@ -145,9 +145,11 @@ def test_from_a_commit_to_a_client(tmp_path):
 
 def test_clicks_are_answered_while_a_session_trains(tmp_path):
     async def measure(server):
-        wait_for_steps(tmp_path / "alanine-dipeptide", 200)
+        async with Page(server.url, "run?name=ala") as page:
+            await page.click("Start")
+            await page.until(lambda: page.steps >= 200)
         alone = await share_of_core(server)
-        pages = await entered([Page(server.url, "run?name=alanine-dipeptide") for _ in range(CLIENTS)])
+        pages = await entered([Page(server.url, "run?name=ala") for _ in range(CLIENTS)])
         await asyncio.sleep(8.0)
         watched, clicker, answers, delays = await share_of_core(server), pages[0], [], []
         for _ in range(CLICKS):
@@ -163,7 +165,9 @@ def test_clicks_are_answered_while_a_session_trains(tmp_path):
         print(f"\na session of the server: {alone:.1%} of a core, with {CLIENTS} clients {watched:.1%}")
         print(f"a click on Pause or Resume is answered in {spread(answers)}; the run follows in {spread(delays)}")
 
-    with serving(tmp_path, "--start", "alanine-dipeptide", "--max-workers", "1") as server:
+    config = {"system": {"kind": "alanine-dipeptide"}, "sampling": {"steps": 1_000_000}}
+    Session.create(tmp_path / "ala", config)
+    with serving(tmp_path, "--max-workers", "1") as server:
         asyncio.run(measure(server))
 
 

@@ -17,7 +17,9 @@ from separatrix_dashboards.pages.head import Head, facts, name_html, progress_ht
 from separatrix_dashboards.sessions import SessionPool
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.log import LogView, events_html, failures_html
-from separatrix_dashboards.views.mechanism import MechanismView, draw_relevance, formulas_html, relevance_note
+from separatrix_dashboards.views.mechanism import MechanismView
+from separatrix_dashboards.views.mechanism.formulas import formulas_html
+from separatrix_dashboards.views.mechanism.relevance import draw_relevance, relevance_note
 from separatrix_dashboards.views.registry import VIEWS
 from separatrix_dashboards.views.validation import ValidationView, scores_html
 from separatrix_dashboards.views.validation import how_to_get_it as how_to_validate
@@ -154,8 +156,7 @@ def test_results_appear_as_soon_as_the_run_holds_them(running_run, hub):
     assert hub.feed(running_run).refresh()
     hub._publish(hub.feed(running_run))
     assert "q = 2.1*x + &lt;y&gt;" in texts(mechanism)
-    (figure,) = figures(mechanism)
-    assert figure.y_range.factors == ["y", "x"]  # names, or the browser refuses to draw
+    assert figures(mechanism)[-1].y_range.factors == ["y", "x"]  # names, or the browser refuses to draw
     assert "Sampled against predicted" in texts(validation)
 
 

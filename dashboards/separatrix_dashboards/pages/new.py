@@ -19,11 +19,12 @@ from separatrix.systems import CATALOGUE
 from separatrix_dashboards.access import PermissionDeniedError, Role
 from separatrix_dashboards.form import ConfigForm, check, plain_error
 from separatrix_dashboards.pages.cards import run_address
-from separatrix_dashboards.pages.controls import CHOICE_CSS, Choice, CopyText, Redirect
+from separatrix_dashboards.pages.controls import CHOICE_CSS, Choice, Redirect
 from separatrix_dashboards.pages.pictures import catalogue_picture, unknown_picture
 from separatrix_dashboards.pages.shell import shell
 from separatrix_dashboards.theme import html
 from separatrix_dashboards.views.base import card
+from separatrix_dashboards.widgets import CopyText
 from separatrix_dashboards.words import escaped
 
 if TYPE_CHECKING:

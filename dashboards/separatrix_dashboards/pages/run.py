@@ -30,7 +30,7 @@ def run_page(workspace: Workspace, role: Role) -> Viewable:
         problem = empty(f"{escaped(error)}<br><br><a href='./'>All runs</a>")
         return shell(workspace, role, name, problem, first=problem.object)
     workspace.hub.look(feed)
-    watch = watch_page(workspace.hub, feed)
+    watch = watch_page(workspace.hub, feed, workspace.role)
     head = Head(watch.scope(), workspace.pool, workspace.role, lambda: workspace.hub.refresh(watch))
     return shell(workspace, role, name, tabs(watch, _argument("tab")), head=head, first=first_html(feed.snapshot))
 

@@ -14,6 +14,7 @@ from panel.io.document import hold
 from panel.io.state import set_curdoc
 from panel.viewable import Viewable
 
+from separatrix_dashboards.access import Role
 from separatrix_dashboards.charts import Chart, drawn
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Hub, Query, Watcher
@@ -43,6 +44,10 @@ class Scope:
     def hub(self) -> Hub:
         """What publishes the run."""
         return self._watch.hub
+
+    def role(self) -> Role:
+        """Return what whoever looks may do now; ask again with every control."""
+        return self._watch.role()
 
     @property
     def active(self) -> bool:
@@ -128,14 +133,17 @@ class Watch(Watcher):
     ----------
     hub, feed : of the run
     push : runs a function in the document; by default that of the document that is being made
+    role : tells what whoever looks may do now
 
     Attributes
     ----------
     scopes : parts of the page
     """
 
-    def __init__(self, hub: Hub, feed: Feed, push: Push | None = None) -> None:
-        self.hub, self.feed = hub, feed
+    def __init__(
+        self, hub: Hub, feed: Feed, push: Push | None = None, role: Callable[[], Role] = lambda: Role.VIEWER
+    ) -> None:
+        self.hub, self.feed, self.role = hub, feed, role
         self.scopes: list[Scope] = []
         self._push = push or into_document(self)
         self._pending: dict[Hashable, Any] = {}
@@ -255,9 +263,9 @@ def into_document(watch: Watch) -> Push:
     return push
 
 
-def watch_page(hub: Hub, feed: Feed) -> Watch:
+def watch_page(hub: Hub, feed: Feed, role: Callable[[], Role] = lambda: Role.VIEWER) -> Watch:
     """Return the watch of the page that is being made; it ends with the page."""
-    watch = Watch(hub, feed)
+    watch = Watch(hub, feed, role=role)
     pn.state.on_session_destroyed(lambda context: watch.close())
     return watch
 

@@ -211,14 +211,26 @@ def _prediction(
     if features is not None:
         p, spread = (array.reshape(shape) for array in predicted(feed.model(version), features, choice.state))
         return Prediction(p=p, smooth=p, within=unknown, spread=spread, on_grid=True)
-    means: BinnedMean = binned_mean(*_over(snapshot, axes, frames[0]))
-    shown = means.count >= max(choice.least, 1)
+    return mean_over_frames(snapshot, axes, *frames, choice.least)
+
+
+def mean_over_frames(
+    snapshot: RunSnapshot, axes: Sequence[Axis], p: Array, spread: Array, least: int = 1
+) -> Prediction:
+    """Return in every bin the mean of what is said of the newest frames, (n,) each.
+
+    Parameters
+    ----------
+    least : frames a bin must hold for anything to be known
+    """
+    means: BinnedMean = binned_mean(*_over(snapshot, axes, p))
+    shown = means.count >= max(least, 1)
     smooth = smoothed_mean(means, periodic=[axis.periodic for axis in axes])
-    spread = binned_mean(*_over(snapshot, axes, frames[1])).mean
-    p, smooth, within, spread = (
-        np.where(shown, array, np.nan) for array in (means.mean, smooth, means.deviation, spread)
+    mean, smooth, within, between = (
+        np.where(shown, array, np.nan)
+        for array in (means.mean, smooth, means.deviation, binned_mean(*_over(snapshot, axes, spread)).mean)
     )
-    return Prediction(p=p, smooth=smooth, within=within, spread=spread)
+    return Prediction(p=mean, smooth=smooth, within=within, spread=between)
 
 
 def _over(snapshot: RunSnapshot, axes: Sequence[Axis], values: Array | None) -> tuple[Array, Array, list[Array]]:

@@ -15,8 +15,9 @@ from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import BLUE, GREY, empty, html
+from separatrix_dashboards.views.analysis import AnalysisControls
 from separatrix_dashboards.views.base import Scope, View, card, fact
-from separatrix_dashboards.widgets import select
+from separatrix_dashboards.widgets import integer, select
 from separatrix_dashboards.words import escaped, with_error
 
 Result = Mapping[str, Any]
@@ -66,9 +67,20 @@ class ValidationView(View):
                 if content.objects != [shooting]:
                     content[:] = [shooting]
 
+        configurations = integer("configurations", 40, least=1, step=10, width=120)
+        shots = integer("shots of each", 50, least=1, step=10, width=110)
+        controls = AnalysisControls(
+            self.scope,
+            "validate",
+            "Validate",
+            lambda: {"configurations": configurations.value, "shots": shots.value},
+            configurations,
+            shots,
+        )
         self.scope.follow(lambda snapshot: setattr(facts, "object", calibration_html(snapshot)))
         self.scope.add(Query(key="validation", compute=lambda feed, snapshot: feed.result("validation")), show)
         return pn.Column(
+            controls.__panel__(),
             content,
             card("On held-out shots", facts, note="Shots that the members judging them were not trained on."),
             sizing_mode="stretch_width",
