@@ -80,8 +80,8 @@ class ValidationView(View):
         self.scope.follow(lambda snapshot: setattr(facts, "object", calibration_html(snapshot)))
         self.scope.add(Query(key="validation", compute=lambda feed, snapshot: feed.result("validation")), show)
         return pn.Column(
-            controls.__panel__(),
             content,
+            controls.__panel__(),
             card("On held-out shots", facts, note="Shots that the members judging them were not trained on."),
             sizing_mode="stretch_width",
         )
