@@ -133,6 +133,15 @@ class SeedingConfig(_Section):
     time_limit: float = _field(120.0, "s", "Wall time allowed for finding a first path.", gt=0)
 
 
+class AnalysisConfig(_Section):
+    """What is found out about the mechanism while a run samples with worker processes; it slows nothing."""
+
+    every: int = _field(
+        250, "shots", "New shots after which relevance and a short formula are found anew; 0 for never.", ge=0
+    )
+    generations: int = _field(60, "", "Length of the search for a formula.", ge=1)
+
+
 class RunConfig(_Section):
     """Everything that defines a run."""
 
@@ -147,6 +156,7 @@ class RunConfig(_Section):
     sampling: SamplingConfig = Field(SamplingConfig(), description="Transition path sampling.")
     committor: CommittorConfig = Field(CommittorConfig(), description="The committor network.")
     seeding: SeedingConfig = Field(SeedingConfig(), description="The first transition path.")
+    analysis: AnalysisConfig = Field(AnalysisConfig(), description="The mechanism while the run samples.")
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], *, where: str = "configuration") -> Self:

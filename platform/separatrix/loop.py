@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from separatrix.analyst import Analyst
 from separatrix.committor import Committor
 from separatrix.config import RunConfig
 from separatrix.engine import read_atoms
@@ -98,6 +99,7 @@ class Loop:
     workers : worker processes, 0 for none
     platform : OpenMM platform, or "auto"
     control : pause, resume, stop
+    analyst : finds out about the mechanism meanwhile, None for nobody
     """
 
     _sampler: Sampler  # these three exist once the run is prepared
@@ -105,8 +107,16 @@ class Loop:
     _teacher: Executor
 
     def __init__(
-        self, store: Store, config: RunConfig, target: int, workers: int, platform: str, control: Control
+        self,
+        store: Store,
+        config: RunConfig,
+        target: int,
+        workers: int,
+        platform: str,
+        control: Control,
+        analyst: Analyst | None = None,
     ) -> None:
+        self._analyst = analyst
         self._store, self._config, self._control = store, config, control
         self._workers, self._platform = workers, platform
         self._flights: dict[Future[Any], _Flight] = {}
@@ -199,6 +209,7 @@ class Loop:
                 self._hold()
                 continue
             self._learn()
+            self._analyse()
             self._fill()
             if not self._flights:
                 break
@@ -297,6 +308,13 @@ class Loop:
         if ready and self._lesson is None and training_due(self._store.n_shots, self._last_lesson_shots):
             self._start_lesson()
 
+    def _analyse(self) -> None:
+        if self._analyst is None or self._status.model_version == 0:
+            return
+        error = self._analyst.look(self._store.n_shots)
+        if error is not None:
+            self._store.log("analysis failed", n_shots=self._store.n_shots, error=f"{type(error).__name__}: {error}")
+
     def _learn_the_rest(self) -> None:
         """Finish the training under way and train on the last shots too: the model a run ends with knows them all."""
         while not self._control.stopped:
@@ -364,6 +382,8 @@ class Loop:
     def _shut_down(self) -> None:
         for executor in self._executors:
             executor.shutdown(wait=False)
+        if self._analyst is not None:
+            self._analyst.close()
 
     def _commit(self, **changes: Any) -> None:
         self._update(seconds=self._seconds(), **changes)

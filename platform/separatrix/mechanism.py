@@ -154,9 +154,9 @@ def explain(
     reader = Reader(run)
     _check(reader, seed, {"inputs": inputs, "generations": generations, "workers": workers})
     stop = stop or threading.Event()
-    evidence = _Evidence.of(reader)
+    evidence = Evidence.of(reader)
     search_seed, relevance_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    ranking = _Ranking.of(evidence, np.random.default_rng(relevance_seed))
+    ranking = Ranking.of(evidence, np.random.default_rng(relevance_seed))
     shots = evidence.for_formulas(ranking.inputs(inputs))
     workers = min(os.cpu_count() or 1, ISLANDS) if workers is None else workers
     share = 0.0
@@ -184,8 +184,8 @@ def explain(
         noise_line=ranking.line,
         inputs=shots.columns,
         formulas=tuple(formulas),
-        recommended=_recommended(formulas, shots).expression,
-        network_loss=_network_loss(evidence, shots),
+        recommended=recommended(formulas, shots).expression,
+        network_loss=network_loss(evidence, shots),
         model_version=evidence.model.version,
         n_shots=len(evidence.features),
         seed=seed,
@@ -209,7 +209,7 @@ def _check(reader: Reader, seed: int, numbers: Mapping[str, int | None]) -> None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Evidence:
+class Evidence:
     """What a run holds: its newest model, its shots, and its transition paths.
 
     ``features`` (n, d) and ``counts`` (n, 2) are of the shooting points, ``shot`` (n,) gives their shots; ``paths`` are
@@ -226,7 +226,14 @@ class _Evidence:
     paths: tuple[FloatArray, ...]
 
     @classmethod
-    def of(cls, reader: Reader) -> _Evidence:
+    def of(cls, reader: Reader) -> Evidence:
+        """Return what a run holds now.
+
+        Raises
+        ------
+        AnalysisError
+            If there are too few shots.
+        """
         model, shots = reader.trained_model(), reader.columns("shots")
         frames = reader.columns("frames")
         # The run may have gone on between: frames of shots that came since are left out.
@@ -264,7 +271,7 @@ class _Evidence:
         )
 
 
-def _network_loss(evidence: _Evidence, shots: Shots) -> float:
+def network_loss(evidence: Evidence, shots: Shots) -> float:
     """Return the loss per shot of the network that holds out the very shots that judge formulas: the first member."""
     judging = shots.held_out
     q = evidence.model.member(0).logits(evidence.features[judging])
@@ -285,10 +292,10 @@ def _transition_paths(ends: NDArray[np.integer], frames: Mapping[str, NDArray[An
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Ranking:
+class Ranking:
     """Relevance of all columns, and after them of all groups with more than one."""
 
-    evidence: _Evidence
+    evidence: Evidence
     groups: tuple[Group, ...]
     sets: tuple[tuple[int, ...], ...]
     relevance: Relevance
@@ -296,7 +303,8 @@ class _Ranking:
     shares: NDArray[np.float64]
 
     @classmethod
-    def of(cls, evidence: _Evidence, rng: np.random.Generator) -> _Ranking:
+    def of(cls, evidence: Evidence, rng: np.random.Generator) -> Ranking:
+        """Rank the columns of a run; ``rng`` permutes them."""
         groups = grouped(evidence.features, evidence.quantities)
         singles = tuple((column,) for column in range(len(evidence.names)))
         sets = singles + tuple(group.columns for group in groups if len(group.columns) > 1)
@@ -359,7 +367,7 @@ class _Ranking:
         )
 
 
-def _recommended(formulas: Sequence[Formula], shots: Shots) -> Formula:
+def recommended(formulas: Sequence[Formula], shots: Shots) -> Formula:
     """Return the formula with the least Bayesian information criterion (Schwarz 1978), over all shots.
 
     ``-log L + k/2 log n`` for k constants and n shots. The shots that judge are too few to tell long formulas apart:

@@ -6,12 +6,15 @@ import contextlib
 import os
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from separatrix.analyst import Analyst
 from separatrix.config import RunConfig, anchored, read_toml
 from separatrix.engine import atoms_of, serialize
 from separatrix.errors import ConfigError, SeparatrixError
+from separatrix.insight import gain_insight, insights, start_insight
 from separatrix.loop import Control, Loop
 from separatrix.mechanism import GENERATIONS, Mechanism, explain
 from separatrix.observables import Observables
@@ -190,13 +193,23 @@ class Session:
         self._control, self._error = Control(), None
         store = Store.open(self.path, writable=True)
         try:
-            self._loop = Loop(store, self.config, target, workers, platform, self._control)
+            analyst = self._analyst() if workers else None
+            self._loop = Loop(store, self.config, target, workers, platform, self._control, analyst)
         except BaseException:
             store.close()
             raise
         ended = threading.Event()
         threading.Thread(target=self._work, args=(self._loop, ended), name=f"session {self.path.name}").start()
         self._ended = ended
+
+    def _analyst(self) -> Analyst | None:
+        """Return who finds out about the mechanism while this session samples; formulas are for two states."""
+        analysis = self.config.analysis
+        if not analysis.every or len(self.config.states) != 2:
+            return None
+        known = insights(self.path)
+        n_shots = int(known[-1]["n_shots"]) if known else 0
+        return Analyst(analysis.every, partial(gain_insight, self.path, analysis.generations), start_insight, n_shots)
 
     def explain(
         self,

@@ -574,7 +574,7 @@ def test_results_are_replaced_whole_and_others_are_refused(store):
     write_result(store.path, "mechanism", {"relevance": [{"name": "y", "mean": np.float32(0.25)}]})
     assert read_result(store.path, "mechanism") == {"relevance": [{"name": "y", "mean": 0.25}]}
     assert [file.name for file in (store.path / "results").iterdir()] == ["mechanism.json"]
-    with pytest.raises(StoreError, match=r"expected one of mechanism, validation, got '\.\./x'"):
+    with pytest.raises(StoreError, match=r"expected one of mechanism, validation, insights, got '\.\./x'"):
         write_result(store.path, "../x", {})
     (store.path / "results" / "mechanism.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):

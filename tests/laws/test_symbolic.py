@@ -6,6 +6,7 @@ import html
 import itertools
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import openmm
@@ -266,3 +267,11 @@ def test_text_is_read_back_as_it_was_written_and_typeset_with_the_names_of_colum
     assert sympy.simplify(formula.sympy - sympy.sympify(text)) == 0
     assert '<mi mathvariant="normal">sin \u03c6</mi>' in html.unescape(formula.mathml)
     assert formula.mathml.count("<mfrac>") == 2
+    assert formula.letters == {}
+    product = replace(formula, expression="-1.032*(0.1223*sin_phi + 0.581)*(x_1 - 2.0)")
+    assert "1.032" in product.python
+    assert "0.1223" in product.mathml
+    long = replace(formula, symbols={"sin_phi": "sin dihedral ACE1-C ALA2-N", "x_1": "1"})
+    assert long.letters == {"a": "sin dihedral ACE1-C ALA2-N"}
+    assert "<mi>a</mi>" in long.mathml
+    assert "ACE1" not in long.mathml

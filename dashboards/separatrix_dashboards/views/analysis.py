@@ -10,8 +10,8 @@ import panel as pn
 from separatrix.errors import SeparatrixError
 from separatrix_dashboards.access import Role
 from separatrix_dashboards.feeds import RunSnapshot
-from separatrix_dashboards.theme import html
-from separatrix_dashboards.views.base import Scope, card
+from separatrix_dashboards.theme import CSS, html
+from separatrix_dashboards.views.base import Scope
 from separatrix_dashboards.widgets import button
 from separatrix_dashboards.words import escaped
 
@@ -42,7 +42,9 @@ class AnalysisControls:
             return pn.Column(visible=False)
         self._scope.follow(self._show)
         row = pn.Row(*self._fields, self._start, self._cancel, self._words, sizing_mode="stretch_width", margin=0)
-        return card("", row)
+        return pn.Column(
+            row, css_classes=["sx-card"], stylesheets=[CSS], sizing_mode="stretch_width", margin=(0, 0, 12, 0)
+        )
 
     def _show(self, snapshot: RunSnapshot) -> None:
         analysis = snapshot.analyses.get(self._kind)

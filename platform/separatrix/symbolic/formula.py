@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
+from sympy.core.parameters import distribute
 from sympy.printing.mathml import MathMLPresentationPrinter
 from sympy.printing.pycode import pycode
 from sympy.printing.str import StrPrinter
@@ -41,6 +42,8 @@ INSIGNIFICANT: Final = 1.5
 """Standard errors that a constant must be away from zero to be kept without asking."""
 
 _MOST_DIGITS: Final = 12
+_LONGEST_NAME: Final = 14
+_LETTERS: Final = "abcdfghjklmnrstuvwxyz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +75,17 @@ class Formula:
         return str(sympy.latex(self.sympy))
 
     @property
+    def letters(self) -> Mapping[str, str]:
+        """Letter -> column, for the columns whose names are too long to be typeset."""
+        long = [column for column in self.symbols.values() if len(column) > _LONGEST_NAME]
+        return dict(zip(_LETTERS, long, strict=False))
+
+    @property
     def mathml(self) -> str:
-        """The expression as MathML, which browsers typeset by themselves; columns by their own names."""
-        return f"<math>{_MathML(self.symbols).doprint(self.sympy)}</math>"
+        """The expression as MathML, which browsers typeset by themselves; columns by their names or `letters`."""
+        letters = {column: letter for letter, column in self.letters.items()}
+        names = {symbol: letters.get(column, column) for symbol, column in self.symbols.items()}
+        return f"<math>{_MathML(names).doprint(self.sympy)}</math>"
 
     @property
     def python(self) -> str:
@@ -185,7 +196,8 @@ def parsed(text: str, names: Iterable[str]) -> sympy.Expr:
         raise ValueError(ast.unparse(node))
 
     try:
-        return built(ast.parse(text, mode="eval").body)
+        with distribute(False):  # else a factor is multiplied into a sum, and constants get digits they never had
+            return built(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, TypeError, RecursionError) as error:
         raise AnalysisError(
             f"expected a formula of {', '.join(sorted(known)) or 'numbers'}, got {text!r}: {error}"

@@ -85,6 +85,7 @@ class ShownFormula:
     Attributes
     ----------
     mathml : the formula, typeset
+    letters : letter in it -> column, for columns with long names
     texts : language -> the formula in it
     points : q of both on shooting points
     maps : p_B by the formula and by the network, over the first collective variables; none before there are frames
@@ -93,6 +94,7 @@ class ShownFormula:
     """
 
     mathml: str
+    letters: Mapping[str, str]
     texts: Mapping[str, str]
     points: Drawing
     maps: tuple[Drawing, ...]
@@ -135,6 +137,7 @@ def _shown(feed: Feed, snapshot: RunSnapshot, formula: Formula, choice: Choice) 
     same = replace(found, model=_prediction(feed, snapshot, found, formula, choice))
     return ShownFormula(
         mathml=formula.mathml,
+        letters=formula.letters,
         texts={
             "Text": formula.expression,
             "LaTeX": formula.latex,

@@ -25,5 +25,6 @@ def draw_relevance(result: Mapping[str, Any]) -> hv.Overlay:
     rows.reverse()  # the axis runs upwards
     names = [str(row["name"]) for row in rows]
     means, errors = [float(row["mean"]) for row in rows], [float(row["std"]) for row in rows]
-    bars = hv.Bars((names, means), "input", "relevance").opts(color=BLUE, line_width=0, invert_axes=True)
-    return bars * hv.ErrorBars((names, means, errors), "input", ["relevance", "error"]).opts(invert_axes=True)
+    rise = hv.Dimension("relevance", label="rise of the held-out loss per shot")
+    bars = hv.Bars((names, means), "input", rise).opts(color=BLUE, line_width=0, invert_axes=True)
+    return bars * hv.ErrorBars((names, means, errors), "input", [rise, "error"]).opts(invert_axes=True)

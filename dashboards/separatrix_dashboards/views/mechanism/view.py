@@ -49,13 +49,13 @@ class MechanismView(View):
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page's tab."""
         numbers = range(1, min(len(self.feed.snapshot.feature_names), _MOST_INPUTS) + 1)
-        inputs = select("inputs", {"the relevant ones": None} | {str(number): number for number in numbers}, width=150)
+        inputs = select("inputs", {"the relevant ones": 0} | {str(number): number for number in numbers}, width=150)
         generations = integer("generations", 1000, least=1, step=100, width=110)
         controls = AnalysisControls(
             self.scope,
             "explain",
             "Explain",
-            lambda: {"inputs": inputs.value, "generations": generations.value},
+            lambda: {"inputs": inputs.value or None, "generations": generations.value},
             inputs,
             generations,
         )
@@ -119,6 +119,7 @@ class MechanismView(View):
         on_map = len(self.feed.snapshot.cv_names) > 1
         finish(figure, on_map=on_map)
         show_overlays(figure, (), n_states=2, on_map=on_map)
+        figure.xaxis.ticker.desired_num_ticks = 4  # three in a row are narrow
 
     def _tap(self, event: Tap) -> None:
         """Choose the point of the front that is nearest in length."""
@@ -146,7 +147,7 @@ class MechanismView(View):
             self._facts.object = f'<div class="sx-problem">{escaped(shown.message)}</div>'
             return
         self._shown = shown
-        self._typeset.object = f'<div class="sx-formula"><math><mi>q</mi><mo>=</mo></math>{shown.mathml}</div>'
+        self._typeset.object = typeset_html(shown)
         self._facts.object = facts_html(self._result, row, shown)
         self._write()
         self._points.apply(shown.points)
@@ -158,11 +159,19 @@ class MechanismView(View):
             self._copy.text = self._shown.texts[self._language.value]
 
 
-def _beside(*cards: pn.Column) -> pn.FlexBox:
+def _beside(*cards: pn.Column) -> pn.Row:
     """Return cards beside each other where there is room, all as high as the highest."""
     for each in cards:
         each.param.update(styles={"flex": "1 1 380px", "align-self": "stretch", "height": "auto"}, margin=0)
-    return pn.FlexBox(*cards, gap="12px", align_items="stretch", sizing_mode="stretch_width", margin=(0, 0, 12, 0))
+    styles = {"flex-wrap": "wrap", "gap": "12px", "align-items": "stretch"}
+    return pn.Row(*cards, styles=styles, sizing_mode="stretch_width", margin=(0, 0, 12, 0))
+
+
+def typeset_html(shown: ShownFormula) -> str:
+    """Return a formula typeset, and what the letters in it stand for."""
+    letters = [f"<i>{letter}</i>&thinsp;=&thinsp;{escaped(column)}" for letter, column in shown.letters.items()]
+    legend = f'<div class="sx-note">{"; ".join(letters)}</div>' if letters else ""
+    return f'<div class="sx-formula"><math><mi>q</mi><mo>=</mo></math>{shown.mathml}</div>{legend}'
 
 
 def facts_html(result: Mapping[str, Any], row: Mapping[str, Any], shown: ShownFormula | None) -> str:

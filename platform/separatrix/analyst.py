@@ -1,0 +1,44 @@
+"""Has something about a run found out again and again while it samples, in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from separatrix.executors import ProcessExecutor
+
+
+class Analyst:
+    """Asks for an analysis whenever a run has grown by so many shots; one at a time, what comes meanwhile is skipped.
+
+    Parameters
+    ----------
+    every : new shots, 0 for never
+    analysis : a function of a module, called in the process
+    start : prepares the process
+    n_shots : the run had when it was last analysed
+    """
+
+    def __init__(self, every: int, analysis: Callable[[], None], start: Callable[[], None], n_shots: int) -> None:
+        self._every, self._analysis, self._start = every, analysis, start
+        self._seen = n_shots
+        self._executor: ProcessExecutor | None = None
+        self._pending: Future[Any] | None = None
+
+    def look(self, n_shots: int) -> BaseException | None:
+        """Begin an analysis if one is due; returns what ended the last one, if that was an error, once."""
+        error = None
+        if self._pending is not None and self._pending.done():
+            error, self._pending = self._pending.exception(), None
+        if self._every and self._pending is None and n_shots - self._seen >= self._every:
+            if self._executor is None:
+                self._executor = ProcessExecutor(1, self._start)
+            self._seen = n_shots
+            self._pending = self._executor.submit(self._analysis)
+        return error
+
+    def close(self) -> None:
+        """End it, and whatever it is at."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)

@@ -1,0 +1,70 @@
+"""The mechanism while a run samples: relevance and the best of a short search for formulas, after every so many shots.
+
+What is found is appended to the run's result ``insights``, in a process that yields to all others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from separatrix.mechanism import Evidence, Ranking, network_loss, recommended
+from separatrix.reader import Reader
+from separatrix.store import read_result, write_result
+from separatrix.symbolic import find_formulas
+
+NICENESS: Final = 15
+ISLANDS: Final = 4
+MOST: Final = 400
+"""Insights kept, the newest."""
+
+
+def start_insight() -> None:
+    """Have this process yield to all others; the initializer of the process."""
+    with suppress(OSError, AttributeError):
+        os.nice(NICENESS)
+
+
+def gain_insight(run: Path, generations: int) -> None:
+    """Append what the newest model and the committed shots of a run tell now to its result ``insights``.
+
+    An entry holds ``n_shots``, ``model_version``, ``noise_line``, ``groups`` (name, mean and std of the relevance),
+    the recommended formula (``expression``, ``symbols``, ``complexity``, ``training_loss``, ``validation_loss``) and
+    ``network_loss`` on the same shots.
+
+    Raises
+    ------
+    AnalysisError
+        If there are too few shots.
+    """
+    reader = Reader(run)
+    evidence = Evidence.of(reader)
+    seed = len(evidence.features)  # the same shots give the same insight
+    ranking = Ranking.of(evidence, np.random.default_rng(seed))
+    shots = evidence.for_formulas(ranking.inputs(None))
+    formulas = find_formulas(shots, seed=seed, islands=ISLANDS, generations=generations, workers=1)
+    best = recommended(formulas, shots)
+    entry = {
+        "n_shots": int(reader.columns("shots")["chain"].shape[0]),
+        "model_version": evidence.model.version,
+        "noise_line": ranking.line,
+        "groups": [{"name": row.name, "mean": row.mean, "std": row.std} for row in ranking.of_groups()],
+        "expression": best.expression,
+        "symbols": dict(best.symbols),
+        "complexity": best.complexity,
+        "training_loss": best.training_loss,
+        "validation_loss": best.validation_loss,
+        "network_loss": network_loss(evidence, shots),
+    }
+    write_result(run, "insights", {"entries": [*insights(run), entry][-MOST:]})
+
+
+def insights(run: Path) -> list[Mapping[str, Any]]:
+    """Return the insights of a run, oldest first."""
+    found = read_result(run, "insights")
+    return [] if found is None else list(found["entries"])
