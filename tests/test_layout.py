@@ -170,7 +170,10 @@ def imported(path: Path) -> set[str]:
 def test_everything_imported_is_declared():
     # What comes along with a dependency today may be gone with its next version.
     providers = metadata.packages_distributions()
-    installed, building = distributions(PROJECT["dependencies"]), distributions(SETTINGS["build-system"]["requires"])
+    extras = PROJECT["optional-dependencies"]
+    for_users = [requirement for name, extra in extras.items() if name not in ("test", "lint") for requirement in extra]
+    installed = distributions(PROJECT["dependencies"] + for_users)
+    building = distributions(SETTINGS["build-system"]["requires"])
     known = sys.stdlib_module_names | set(SOURCE_ROOTS.values())
     undeclared = {
         (str(path), name)

@@ -71,6 +71,20 @@ class RunSnapshot:
         return len(self.shots["chain"])
 
     @property
+    def foretold_q(self) -> NDArray[Any]:
+        """Logit of every shot that was predicted without knowing it (n_shots,); nan where there is none.
+
+        A run that samples predicts before each shot; of a table, the networks that hold a row out do.
+        """
+        if self.config.table is None:
+            return self.shots["q"]
+        q = np.full(self.n_shots, np.nan)
+        if self.model_version:
+            report = self.reports[self.model_version]
+            q[report["shot"]] = report["held_out_q"]
+        return q
+
+    @property
     def model_version(self) -> int:
         """Newest stored model, 0 for none."""
         return max(self.reports, default=0)
@@ -125,7 +139,7 @@ class Feed:
             return self.reader.path_positions(shot)
 
     def result(self, name: str) -> Mapping[str, Any] | None:
-        """Return the result of an analysis, ``mechanism`` or ``validation``; None when the run holds none."""
+        """Return the result of an analysis, such as ``mechanism``; None when the run holds none."""
         return self.reader.result(name)
 
     def cached(self, key: Hashable, compute: Callable[[], _T]) -> _T:

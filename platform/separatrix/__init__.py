@@ -12,10 +12,18 @@ if TYPE_CHECKING:
     from separatrix.config import RunConfig
     from separatrix.reader import Reader, read
     from separatrix.session import Session
+    from separatrix.table_run import evaluate, learn
 
-__all__ = ["Reader", "RunConfig", "Session", "read"]
+__all__ = ["Reader", "RunConfig", "Session", "evaluate", "learn", "read"]
 
-_HOMES = {"Reader": "reader", "RunConfig": "config", "Session": "session", "read": "reader"}
+_HOMES = {
+    "Reader": "reader",
+    "RunConfig": "config",
+    "Session": "session",
+    "evaluate": "table_run",
+    "learn": "table_run",
+    "read": "reader",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: ``separatrix systems | new | run | show | explain | validate | doctor``."""
+"""The command line: ``separatrix systems | new | run | learn | show | explain | validate | export | doctor``."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from separatrix.config import anchored, apply_overrides, read_toml
+from separatrix.commands import export
+from separatrix.commands.learn import learn
+from separatrix.commands.validate import validate
+from separatrix.config import TableSystem, anchored, apply_overrides, read_toml
 from separatrix.diagnosis import diagnose
 from separatrix.errors import ConfigError, RunExistsError, SeparatrixError
 from separatrix.preparing import check_platform
 from separatrix.progress import activity, clock, status_numbers, steps_in_words
 from separatrix.systems import CATALOGUE
-from separatrix.tables import print_cross_predictions, print_mechanism, print_validation
 
 if TYPE_CHECKING:
+    from separatrix.mechanism import Mechanism
     from separatrix.reader import Reader
     from separatrix.session import Session
 
 # Session and reader are imported where they are used: they load torch, which takes seconds, and a mistyped option, a
 # list of systems or Ctrl-C must not wait for it.
+
+_MOST_GROUPS = 10
 
 app = typer.Typer(
     name="separatrix",
@@ -109,6 +114,11 @@ def run_(
     print(f"{run}: {activity(status)}, {steps_in_words(status)}; look at it: separatrix show {run}")
 
 
+app.command()(learn)
+app.command()(validate)
+app.add_typer(export.app)
+
+
 @app.command()
 def show(run: RunPath, as_json: JsonOption = False) -> None:
     """Show how a run stands."""
@@ -159,76 +169,9 @@ def explain(
     if as_json:
         print(json.dumps(mechanism.as_dict(), indent=2, allow_nan=False))
     else:
-        print_mechanism(run, mechanism)
+        _print_mechanism(run, mechanism)
     if not mechanism.complete:
         print("the search was ended early; what it found by then is stored", file=sys.stderr)
-        raise typer.Exit(130)
-
-
-@app.command("validate")
-def validate_(
-    run: RunPath,
-    configurations: Annotated[
-        int | None,
-        typer.Option("--configurations", help="Configurations, spread over predicted p_B.", show_default="40"),
-    ] = None,
-    shots: Annotated[
-        int | None,
-        typer.Option("--shots", help="Trajectories from each configuration, in total.", show_default="50"),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Worker processes; 0 shoots in this process. Default: one per core."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Another seed draws other configurations.", show_default="0")
-    ] = None,
-    platform: Annotated[
-        str | None,
-        typer.Option("--platform", help="auto, Reference, CPU, CUDA or OpenCL.", show_default="auto"),
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option("--against", metavar="OTHER", help="Let both runs predict each other's shots; nothing is shot."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Hold the committor and its formulas against new trajectories; Ctrl-C commits, the same command goes on."""
-    numbers = {"configurations": configurations, "shots": shots, "workers": workers, "seed": seed}
-    for name, number in numbers.items():
-        least = 1 if name in ("configurations", "shots") else 0
-        if number is not None and number < least:
-            raise ConfigError(f"--{name}: expected {least} or more, got {number}")
-    given: dict[str, Any] = {
-        name: value for name, value in {**numbers, "platform": platform}.items() if value is not None
-    }
-    if against is not None:
-        if given:
-            raise ConfigError(f"--against: nothing is shot with it; leave --{', --'.join(given)} out")
-        from separatrix.prediction import cross_predict  # noqa: PLC0415
-
-        found = cross_predict(run, against)
-        if as_json:
-            print(json.dumps([each.as_dict() for each in found], indent=2, allow_nan=False))
-        else:
-            print_cross_predictions(found)
-        return
-    if platform is not None:
-        check_platform(platform)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        from separatrix.session import Session  # noqa: PLC0415
-
-        validation = Session.open(run).validate(**given)
-    except KeyboardInterrupt:
-        print("stopped; what was committed is stored, the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(130) from None
-    if as_json:
-        print(json.dumps(validation.as_dict(), indent=2, allow_nan=False))
-    else:
-        print_validation(run, validation)
-    if not validation.complete:
-        print("stopped; these trajectories are stored, the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130)
 
 
@@ -278,6 +221,7 @@ def _plug_in(given: Sequence[str]) -> None:
     that load quickly.
     """
     own = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    own |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance is not None}
     if given and given[0] in own:
         return
     for entry in entry_points(group="separatrix.commands"):
@@ -334,10 +278,44 @@ def _data(system: str | None, config: Path | None, sets: list[str] | None) -> tu
     return (apply_overrides(data, sets or []) if data else {}), where
 
 
+def _print_mechanism(run: Path, mechanism: Mechanism) -> None:
+    """Print the most relevant groups of inputs, and the formulas."""
+    console = Console()
+    relevance = Table(box=None, pad_edge=False, title="Relevance", title_justify="left")
+    relevance.add_column("inputs shuffled together", overflow="fold")
+    relevance.add_column("rise of the loss", justify="right", no_wrap=True)
+    relevance.add_column("share along paths", justify="right", no_wrap=True)
+    for row in mechanism.groups[:_MOST_GROUPS]:
+        share = "-" if row.gradient is None else f"{row.gradient:.2f} ± {row.gradient_std:.2f}"
+        style = None if row.significant else "dim"
+        relevance.add_row(Text(row.name), f"{row.mean:.4f} ± {row.std:.4f}", share, style=style)
+    console.print(relevance)
+    n_above, n_groups = sum(row.significant for row in mechanism.groups), len(mechanism.groups)
+    console.print(
+        f"{n_above} of {n_groups} are above the noise, {mechanism.noise_line:.4f}\n", style="dim", highlight=False
+    )
+    formulas = Table(box=None, pad_edge=False, title="Formulas", title_justify="left")
+    formulas.add_column("complexity", justify="right")
+    formulas.add_column("logit q of the committor to B", overflow="fold")
+    formulas.add_column("training loss", justify="right")
+    formulas.add_column("held-out loss", justify="right")
+    for formula in mechanism.formulas:
+        style = "bold" if formula.expression == mechanism.recommended else None
+        losses = (f"{formula.training_loss:.4f}", f"{formula.validation_loss:.4f}")
+        formulas.add_row(str(formula.complexity), Text(formula.expression), *losses, style=style)
+    console.print(formulas)
+    notes = [f"recommended: q = {mechanism.recommended}; longer ones gain less than their constants cost"]
+    notes.append(f"the network's held-out loss on the same shots: {mechanism.network_loss:.4f}")
+    notes.append(f"stored in {run}, with everything else: separatrix explain {run} --json")
+    console.print(Text("\n".join(notes), style="dim"))
+
+
 def _in_words(run: Path, reader: Reader) -> dict[str, str]:
     """Return what `show` tells people: name to text with units."""
     config, status, summary = reader.config, reader.status(), reader.summary()
-    nanoseconds = status.md_steps * config.system.timestep * 1e-6
+    if config.table is not None:
+        return _table_in_words(run, reader, config.table)
+    nanoseconds = status.md_steps * config.dynamics.timestep * 1e-6
     numbers = status_numbers(status, config, summary["yield_error"])
     words = {
         "run": str(run),
@@ -350,6 +328,27 @@ def _in_words(run: Path, reader: Reader) -> dict[str, str]:
         "message": status.message,
     }
     return {name: text for name, text in words.items() if text}
+
+
+def _table_in_words(run: Path, reader: Reader, table: TableSystem) -> dict[str, str]:
+    """Return what `show` tells people of a run that was made from a table."""
+    config, shots, summary = reader.config, reader.columns("shots"), reader.summary()
+    numbers = status_numbers(reader.status(), config)
+    groups = f", in {config.sampling.chains:,} groups by {table.groups}" if table.groups else ""
+    ends = (
+        f"{int(shots[column].sum()):,} to {name}"
+        for column, name in zip(("n_A", "n_B"), reader.state_names, strict=True)
+    )
+    return {
+        "run": str(run),
+        "made from": f"{table.file}, a table of shots; nothing is simulated",
+        "configurations": f"{len(shots['n_A']):,}{groups}",
+        "shots": ", ".join(ends),
+        "columns": f"{len(reader.observables.descriptors.names):,}",
+        "held-out loss": numbers["held-out loss"],
+        "model": numbers["model"],
+        "calibration": _calibration_in_words(summary["calibration"]),
+    }
 
 
 def _calibration_in_words(calibration: dict[str, Any] | None) -> str:

@@ -64,15 +64,38 @@ class CatalogueSystem(_Dynamics):
     solvent: str | None = _field(None, "", "Solvent model, for systems that offer a choice.")
 
 
+class TableSystem(_Section):
+    """A table of shots that exist already; `separatrix learn` makes such a run. Nothing can be simulated in it."""
+
+    kind: Literal["table"] = _field("table", "", "Shots that exist already.")
+    file: str = _field(..., "", "Name of the file the shots were read from.")
+    sha256: str = _field(..., "", "SHA-256 of that file, in hex.")
+    groups: str | None = _field(None, "", "Column whose values name groups of rows that are held out together.")
+
+
 def _system_tag(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return "potential" if kind == "potential" else "catalogue"
+    return str(kind) if kind in ("potential", "table") else "catalogue"
 
 
 SystemConfig = Annotated[
-    Annotated[PotentialSystem, Tag("potential")] | Annotated[CatalogueSystem, Tag("catalogue")],
+    Annotated[PotentialSystem, Tag("potential")]
+    | Annotated[CatalogueSystem, Tag("catalogue")]
+    | Annotated[TableSystem, Tag("table")],
     Discriminator(_system_tag),
 ]
+
+
+_SYSTEMS: Mapping[str, type[_Section]] = {
+    "potential": PotentialSystem,
+    "catalogue": CatalogueSystem,
+    "table": TableSystem,
+}
+
+NOTHING_MOVES = (
+    "a run made from a table of shots (separatrix learn) has no system to simulate; "
+    "make a run with --system or --config for that"
+)
 
 
 class DescriptorsConfig(_Section):
@@ -150,7 +173,10 @@ class RunConfig(_Section):
         {}, "", 'Named columns, such as phi = "dihedral(4, 6, 8, 14)"; nm and degrees, atoms counted from 0.'
     )
     states: dict[str, str] = _field(
-        {}, "", "For each state an expression over the collective variables; the order is the order of indices."
+        {},
+        "",
+        "For each state an expression over the collective variables; the order is the order of indices. "
+        "In a run made from a table, the column that counts the shots which ended there.",
     )
     descriptors: DescriptorsConfig = Field(DescriptorsConfig(), description="What the network sees.")
     sampling: SamplingConfig = Field(SamplingConfig(), description="Transition path sampling.")
@@ -174,6 +200,29 @@ class RunConfig(_Section):
             raise ConfigError(_first_problem(cls, data, error, where)) from None
         except TypeError as error:
             raise ConfigError(f"{where}: expected plain TOML values, got {error}") from None
+
+    @property
+    def dynamics(self) -> PotentialSystem | CatalogueSystem:
+        """What moves, and how.
+
+        Raises
+        ------
+        ConfigError
+            If nothing does: the run was made from a table of shots.
+        """
+        if isinstance(self.system, TableSystem):
+            raise ConfigError(NOTHING_MOVES)
+        return self.system
+
+    @property
+    def table(self) -> TableSystem | None:
+        """The table of shots that the run was made from; None for a run that samples."""
+        return self.system if isinstance(self.system, TableSystem) else None
+
+    @property
+    def holds_out_groups(self) -> bool:
+        """Whether rows of one group, stored as one chain, are held out together."""
+        return self.table is not None and self.table.groups is not None
 
     @property
     def content_hash(self) -> str:
@@ -247,7 +296,7 @@ def _literal(text: str) -> Any:
 
 def _first_problem(model: type[BaseModel], data: Any, error: ValidationError, where: str) -> str:
     problem = error.errors(include_url=False)[0]
-    names = [str(part) for part in problem["loc"] if part not in ("potential", "catalogue")]
+    names = [str(part) for part in problem["loc"] if part not in _SYSTEMS]
     key = ".".join(names)
     match problem["type"]:
         case "extra_forbidden":
@@ -268,7 +317,7 @@ def _known_keys(model: type[BaseModel], data: Any, names: list[str]) -> list[str
     current: Any = model
     for name in names:
         if name == "system" and current is RunConfig:
-            current = {"potential": PotentialSystem, "catalogue": CatalogueSystem}[_system_tag(data.get("system", {}))]
+            current = _SYSTEMS[_system_tag(data.get("system", {}))]
         elif name == "extra":
             current = ExtraParticles
         elif not name.isdigit():

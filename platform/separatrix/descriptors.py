@@ -46,6 +46,8 @@ class Descriptors:
     ----------
     names : one per feature column, such as ``sin phi`` or ``distance ACE1-CH3 ACE1-C``
     groups : for each column the quantity it belongs to; both columns of a dihedral share one
+    definitions : for each column the definition of that quantity, such as ``dihedral(4, 6, 8, 14)``
+    forms : for each column ``sin`` for (1 + sin)/2, ``cos`` for (1 + cos)/2, or nothing for the quantity as it is
 
     Raises
     ------
@@ -105,9 +107,11 @@ class Descriptors:
 
     def _lay_out(self, quantities: Sequence[_Quantity], n_atoms: int) -> None:
         self._columns = Columns({f"q{index}": item.definition for index, item in enumerate(quantities)}, n_atoms)
-        features = [(form, quantities[source].label) for source, form in self._columns.descriptor_forms]
-        self.names: tuple[str, ...] = tuple(f"{form} {label}".lstrip() for form, label in features)
-        self.groups: tuple[str, ...] = tuple(label for _, label in features)
+        features = [(form, quantities[source]) for source, form in self._columns.descriptor_forms]
+        self.names: tuple[str, ...] = tuple(f"{form} {quantity.label}".lstrip() for form, quantity in features)
+        self.groups: tuple[str, ...] = tuple(quantity.label for _, quantity in features)
+        self.definitions: tuple[str, ...] = tuple(quantity.definition for _, quantity in features)
+        self.forms: tuple[str, ...] = tuple(form for form, _ in features)
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
             raise ConfigError(f"descriptors: two columns would both be called {repeated[0]!r}; rename one")

@@ -148,7 +148,7 @@ class Engine:
     Parameters
     ----------
     system_xml : serialized OpenMM System
-    config : temperature, integrator, friction and time step are taken from ``config.system``
+    config : temperature, integrator, friction and time step are taken from ``config.dynamics``
     platform : OpenMM platform name
     properties : platform properties, such as ``{"DeviceIndex": "0"}``
     temperature : overrides the temperature of the configuration, K
@@ -177,7 +177,7 @@ class Engine:
         except openmm.OpenMMException as error:
             raise EngineError(f"expected an OpenMM System in system.xml, which cannot be read: {error}") from error
         _add_restraints(system, restraints)
-        settings = config.system
+        settings = config.dynamics
         self.platform = platform
         self.stride = config.sampling.stride
         self._temperature = temperature if temperature is not None else settings.temperature

@@ -57,3 +57,11 @@ class RunLockedError(SeparatrixError, RuntimeError):
 
 class StoreError(SeparatrixError, OSError):
     """A run cannot be read or written: damaged, wrong version, disk full."""
+
+
+class TableError(SeparatrixError, ValueError):
+    """A table of shots cannot be used: missing, malformed, or with values that are no counts or no numbers."""
+
+
+class ExportError(SeparatrixError, ValueError):
+    """A run cannot be written in the form that was asked for."""

@@ -20,6 +20,9 @@ from separatrix.symbolic import find_formulas
 
 NICENESS: Final = 15
 ISLANDS: Final = 4
+SHOTS: Final = 2000
+"""Shots that are looked at, evenly spread over all: an insight then costs some three seconds of processor time."""
+
 MOST: Final = 400
 """Insights kept, the newest."""
 
@@ -43,8 +46,8 @@ def gain_insight(run: Path, generations: int) -> None:
         If there are too few shots.
     """
     reader = Reader(run)
-    evidence = Evidence.of(reader)
-    seed = len(evidence.features)  # the same shots give the same insight
+    evidence = Evidence.of(reader).thinned(SHOTS)
+    seed = evidence.model.version
     ranking = Ranking.of(evidence, np.random.default_rng(seed))
     shots = evidence.for_formulas(ranking.inputs(None))
     formulas = find_formulas(shots, seed=seed, islands=ISLANDS, generations=generations, workers=1)

@@ -74,7 +74,13 @@ class Learner:
         transition = are_transitions(shots["ends"])
         efficiency = expected_efficiency(shots["p_transition"][valid], transition[valid], config.window)
         previous = self._model(version - 1)
-        data = build_training_data(shots=shots, frames=frames, n_states=len(self._store.state_names), config=config)
+        data = build_training_data(
+            shots=shots,
+            frames=frames,
+            n_states=len(self._store.state_names),
+            config=config,
+            by_chain=self._config.holds_out_groups,
+        )
         model, report = train(
             data,
             previous,

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -212,8 +212,9 @@ def _check(reader: Reader, seed: int, numbers: Mapping[str, int | None]) -> None
 class Evidence:
     """What a run holds: its newest model, its shots, and its transition paths.
 
-    ``features`` (n, d) and ``counts`` (n, 2) are of the shooting points, ``shot`` (n,) gives their shots; ``paths`` are
-    features (n_frames, d) of transition paths from A to B; ``quantities`` (d,) are the quantities columns belong to.
+    ``features`` (n, d) and ``counts`` (n, 2) are of the shooting points, ``unit`` (n,) what is held out as a whole;
+    ``paths`` are features (n_frames, d) of transition paths from A to B; ``quantities`` (d,) are the quantities columns
+    belong to.
     """
 
     model: Committor
@@ -221,7 +222,7 @@ class Evidence:
     quantities: tuple[str, ...]
     features: FloatArray
     counts: FloatArray
-    shot: IntArray
+    unit: IntArray
     held_out_share: float
     paths: tuple[FloatArray, ...]
 
@@ -241,13 +242,17 @@ class Evidence:
         frames = {name: column[:n_frames] for name, column in frames.items()}
         config = reader.config.committor
         data = build_training_data(
-            shots=shots, frames=frames, n_states=2, config=config.model_copy(update={"frames": False})
+            shots=shots,
+            frames=frames,
+            n_states=2,
+            config=config.model_copy(update={"frames": False}),
+            by_chain=reader.config.holds_out_groups,
         )
-        judging = held_out_by(data.shot, 1, config.held_out)[0]
+        judging = held_out_by(data.held_together, 1, config.held_out)[0]
         if judging.sum() < 2 or judging.all():
             raise AnalysisError(
                 f"{reader.folder}: expected shots that are held out to judge by, and others, found {judging.sum()} of "
-                f"{len(judging)} held out; sample more with separatrix run {reader.folder}"
+                f"{len(judging)} held out; {reader.more_shots()}"
             )
         return cls(
             model=model,
@@ -255,10 +260,17 @@ class Evidence:
             quantities=reader.observables.descriptors.groups,
             features=data.features,
             counts=data.targets,
-            shot=data.shot,
+            unit=data.held_together,
             held_out_share=config.held_out,
             paths=_transition_paths(shots["ends"], frames),
         )
+
+    def thinned(self, most: int) -> Evidence:
+        """Return the same with as many of the shots at most, evenly spread."""
+        if len(self.unit) <= most:
+            return self
+        rows = np.linspace(0, len(self.unit) - 1, most).round().astype(int)
+        return replace(self, features=self.features[rows], counts=self.counts[rows], unit=self.unit[rows])
 
     def for_formulas(self, columns: Sequence[int]) -> Shots:
         """Return the shots with some of their columns; those that judge formulas are held out by the first member."""
@@ -267,7 +279,7 @@ class Evidence:
             columns=tuple(self.names[column] for column in columns),
             to_b=self.counts[:, 1].astype(np.float64),
             trials=self.counts.sum(axis=1).astype(np.float64),
-            held_out=held_out_by(self.shot, 1, self.held_out_share)[0],
+            held_out=held_out_by(self.unit, 1, self.held_out_share)[0],
         )
 
 
@@ -308,7 +320,7 @@ class Ranking:
         groups = grouped(evidence.features, evidence.quantities)
         singles = tuple((column,) for column in range(len(evidence.names)))
         sets = singles + tuple(group.columns for group in groups if len(group.columns) > 1)
-        held_out = held_out_by(evidence.shot, evidence.model.members, evidence.held_out_share)
+        held_out = held_out_by(evidence.unit, evidence.model.members, evidence.held_out_share)
         shots = HeldOutShots(features=evidence.features, counts=evidence.counts, held_out=held_out)
         relevance = permutation_relevance(evidence.model, shots, sets, rng)
         gradients = integrated_gradients(evidence.model, evidence.paths)

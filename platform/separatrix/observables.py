@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,61 @@ from separatrix.records import Atoms, Float32Array, FloatArray, Snapshot
 from separatrix.states import States
 
 _N_PROBES = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableColumns:
+    """Columns of a table: their names, and what is not known of them."""
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """One per column, empty."""
+        return ("",) * len(self.names)
+
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        """One per column, False."""
+        return (False,) * len(self.names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableStates:
+    """States of which a table tells how often shots ended in them, and not where they are."""
+
+    names: tuple[str, ...]
+    constants: tuple[float, ...] = ()
+
+
+class TableObservables:
+    """What is known of the configurations of a run that was made from a table: its columns, as descriptors.
+
+    Parameters
+    ----------
+    config : of the run
+
+    Attributes
+    ----------
+    columns, descriptors : the columns of the table; ``sin X`` and ``cos X`` belong to one quantity X
+    states : the two that shots ended in
+    n_atoms : 0
+    """
+
+    n_atoms = 0
+
+    def __init__(self, config: RunConfig) -> None:
+        names = tuple(config.descriptors.columns)
+        self.columns = self.descriptors = TableColumns(names=names, groups=tuple(_quantity(n, names) for n in names))
+        self.states = TableStates(names=tuple(config.states))
+
+
+def _quantity(name: str, names: tuple[str, ...]) -> str:
+    """Return the dihedral whose sine and cosine are both there, else the column itself."""
+    form, _, rest = name.partition(" ")
+    other = {"sin": "cos", "cos": "sin"}.get(form)
+    return rest if other is not None and f"{other} {rest}" in names else name
 
 
 class Observables:

@@ -92,17 +92,7 @@ def _formula(
     row: Mapping[str, Any], recommended: str | None, features: FloatArray, columns: Sequence[str]
 ) -> Prediction:
     """Return what a stored formula predicts. Runs come from others, too: nothing in it is executed."""
-    symbols: dict[str, str] = dict(row["symbols"])
-    for name, column in symbols.items():
-        if not name.isidentifier() or column not in columns:
-            raise ValueError(f"the name {name!r} for the column {column!r}")
-    formula = Formula(
-        expression=str(row["expression"]),
-        symbols=symbols,
-        complexity=int(row["complexity"]),
-        training_loss=float(row["training_loss"]),
-        validation_loss=float(row["validation_loss"]),
-    )
+    formula = Formula.from_data(row)
     return Prediction(
         expression=formula.expression,
         complexity=formula.complexity,
@@ -169,7 +159,7 @@ def cross_predict(run: Path | str, other: Path | str) -> tuple[CrossPrediction, 
 def _check_alike(first: Reader, second: Reader) -> None:
     for what, a, b in (
         ("descriptors", first.observables.descriptors.names, second.observables.descriptors.names),
-        ("states", _states(first), _states(second)),
+        ("states", *_states(first, second)),
     ):
         if tuple(a) != tuple(b):
             missing, more = [name for name in a if name not in b], [name for name in b if name not in a]
@@ -184,8 +174,12 @@ def _check_alike(first: Reader, second: Reader) -> None:
             )
 
 
-def _states(reader: Reader) -> list[str]:
-    return [f"{name} = {text}" for name, text in reader.config.states.items()]
+def _states(first: Reader, second: Reader) -> tuple[list[str], list[str]]:
+    """Return the states of two runs with their definitions; a table knows only what they are called."""
+    if first.config.table is not None or second.config.table is not None:
+        return list(first.state_names), list(second.state_names)
+    a, b = ([f"{name} = {text}" for name, text in run.config.states.items()] for run in (first, second))
+    return a, b
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -217,9 +211,7 @@ def _outcomes(reader: Reader) -> tuple[FloatArray, FloatArray, NDArray[np.int64]
         config=reader.config.committor.model_copy(update={"frames": False}),
     )
     if not len(data.shot):
-        raise AnalysisError(
-            f"{reader.folder}: expected shots to predict, found none; sample with separatrix run {reader.folder}"
-        )
+        raise AnalysisError(f"{reader.folder}: expected shots to predict, found none; {reader.more_shots()}")
     order = np.argsort(shots["chain"][data.shot], kind="stable")
     blocks = np.empty(len(order), dtype=np.int64)
     blocks[order] = np.arange(len(order)) // max(1, math.ceil(len(order) / BLOCKS))

@@ -19,7 +19,7 @@ from separatrix.config import RunConfig, read_toml
 from separatrix.engine import read_atoms
 from separatrix.errors import AnalysisError, ConfigError, StoreError
 from separatrix.estimates import clopper_pearson, transition_yield
-from separatrix.observables import Observables
+from separatrix.observables import Observables, TableObservables
 from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
 from separatrix.rows import outcome_counts, restore_status
 from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, Validations, is_locked, read_result
@@ -48,7 +48,11 @@ class Reader:
         self._store = Store.open(self.folder)
         where = self.folder / "config.toml"
         self.config = _read_config(where)
-        self.observables = Observables(self.config, _read_atoms(self.folder / "system" / "topology.pdb"))
+        self.observables: Observables | TableObservables
+        if self.config.table is not None:
+            self.observables = TableObservables(self.config)
+        else:
+            self.observables = Observables(self.config, _read_atoms(self.folder / "system" / "topology.pdb"))
         self._check_config(where)
         self._tables = {"shots": GrowingTable(self._store.shots), "frames": GrowingTable(self._store.frames)}
         self._models: dict[int, Committor] = {}
@@ -150,9 +154,15 @@ class Reader:
         if not self.model_versions:
             raise AnalysisError(
                 f"{self.folder}: expected a trained committor, found none; the first training comes after ten shots: "
-                f"sample more with separatrix run {self.folder}"
+                f"{self.more_shots()}"
             )
         return self.model()
+
+    def more_shots(self) -> str:
+        """Return how this run comes by more shots, for the end of an error message."""
+        if self.config.table is not None:
+            return "make a run from a table with more rows, or with more groups"
+        return f"sample more with separatrix run {self.folder}"
 
     def model_report(self, version: int) -> dict[str, Any]:
         """Return what the training of a version gave: losses, learning rate, efficiency factor, calibration."""
@@ -167,7 +177,7 @@ class Reader:
     def path_trajectory(self, positions: FloatArray, box: FloatArray | None) -> mdtraj.Trajectory:
         """Return positions as an MDTraj trajectory with this run's topology and time axis (ps)."""
         topology = mdtraj.load_topology(str(self.folder / "system" / "topology.pdb"))
-        spacing = self.config.sampling.stride * self.config.system.timestep / 1000.0
+        spacing = self.config.sampling.stride * self.config.dynamics.timestep / 1000.0
         trajectory = mdtraj.Trajectory(positions, topology, time=np.arange(len(positions)) * spacing)
         if box is not None:
             trajectory.unitcell_vectors = box
@@ -190,8 +200,18 @@ class Reader:
         ----------
         positions_nm : (n, n_atoms, 3), nm
         box : (n, 3, 3), nm, or None without periodic boundaries
+
+        Raises
+        ------
+        AnalysisError
+            If the run was made from a table, which knows no positions.
         """
         positions = np.asarray(positions_nm, dtype=np.float32)
+        if isinstance(self.observables, TableObservables):
+            raise AnalysisError(
+                f"{self.folder} was made from a table and knows no positions; "
+                f"give predict() the columns {', '.join(self._store.feature_names)}"
+            )
         n_atoms = self.observables.n_atoms
         if positions.ndim != 3 or positions.shape[1:] != (n_atoms, 3):
             raise ValueError(f"expected positions of shape (n, {n_atoms}, 3) nm, got {positions.shape}")
@@ -244,7 +264,7 @@ class Reader:
         }
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """Return the result of an analysis, ``mechanism`` or ``validation``; None when the run holds none."""
+        """Return the result of an analysis, ``mechanism``, ``validation`` or ``test``; None when the run holds none."""
         return read_result(self.folder, name)
 
     @property

@@ -33,6 +33,8 @@ class Reason(IntEnum):
     METROPOLIS = 4
     FAILURE = 5
     """The machine failed on every attempt; counts as a rejection and is no training record."""
+    GIVEN = 6
+    """No trial of this run: a table says how often shots from here ended in which state."""
 
     @property
     def label(self) -> str:

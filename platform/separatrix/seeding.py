@@ -148,7 +148,7 @@ def find_first_paths(
         report=report,
         rng=np.random.default_rng((config.sampling.seed, 0x5EED)),
     )
-    hot, cold = config.seeding.temperature, config.system.temperature
+    hot, cold = config.seeding.temperature, config.dynamics.temperature
     stages = [(hot, _OWN_TEMPERATURE_FRAMES)] if hot else [(factor * cold, n) for factor, n in HOT_STAGES]
     for temperature, n_frames in stages:
         _run_hot(search, temperature, n_frames)
@@ -254,7 +254,7 @@ def _run_steered(search: _Search, n_frames: int) -> None:
     if not steerable:
         return
     chosen = [definitions[i] for i in steerable]
-    kt = thermal_energy(search.config.system.temperature)
+    kt = thermal_energy(search.config.dynamics.temperature)
     restraints = tuple(
         Restraint(kind=one.name, atoms=one.terms[0], strength=_STRENGTHS[one.name] * kt) for one in chosen
     )

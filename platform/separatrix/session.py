@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from separatrix.analyst import Analyst
-from separatrix.config import RunConfig, anchored, read_toml
+from separatrix.config import NOTHING_MOVES, RunConfig, anchored, read_toml
 from separatrix.engine import atoms_of, serialize
 from separatrix.errors import ConfigError, SeparatrixError
 from separatrix.insight import gain_insight, insights, start_insight
@@ -178,8 +178,10 @@ class Session:
         Raises
         ------
         SeparatrixError
-            If the session is running already, or another process writes this run.
+            If the session is running already, another process writes this run, or it was made from a table.
         """
+        if self.config.table is not None:
+            raise ConfigError(f"{self.path}: {NOTHING_MOVES}")
         if self.running:
             raise SeparatrixError(f"{self.path} is running already; pause or stop it first")
         if steps is not None and steps < 0:

@@ -1,123 +1,333 @@
-"""Results of analyses as tables in the terminal."""
+"""Tables in files: CSV, Parquet and npz, read column by column, with the place of whatever is wrong in them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import csv
+import hashlib
+import re
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-from separatrix.progress import clock
+from separatrix.errors import TableError
+from separatrix.expressions import suggestion
+from separatrix.records import FloatArray, IntArray
 
-if TYPE_CHECKING:  # they bring torch, which a mistyped option must not wait for
-    from separatrix.estimates import Bounds, Estimate, Scores
-    from separatrix.mechanism import Mechanism
-    from separatrix.prediction import CrossPrediction, Prediction
-    from separatrix.validation import Validation
+ENDINGS: Final = (".csv", ".parquet", ".npz")
+MAX_COUNT: Final = 2**31 - 1
 
-_MOST_GROUPS = 10
+_DELIMITERS: Final = (",", ";", "\t")
+_SINGLE_PRECISION: Final = float(np.finfo(np.float32).max)
+_PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
 
-
-def print_mechanism(run: Path, mechanism: Mechanism) -> None:
-    """Print the most relevant groups of inputs, and the formulas."""
-    console = Console()
-    relevance = Table(box=None, pad_edge=False, title="Relevance", title_justify="left")
-    relevance.add_column("inputs shuffled together", overflow="fold")
-    relevance.add_column("rise of the loss", justify="right", no_wrap=True)
-    relevance.add_column("share along paths", justify="right", no_wrap=True)
-    for row in mechanism.groups[:_MOST_GROUPS]:
-        share = "-" if row.gradient is None else f"{row.gradient:.2f} ± {row.gradient_std:.2f}"
-        style = None if row.significant else "dim"
-        relevance.add_row(Text(row.name), f"{row.mean:.4f} ± {row.std:.4f}", share, style=style)
-    console.print(relevance)
-    n_above, n_groups = sum(row.significant for row in mechanism.groups), len(mechanism.groups)
-    console.print(
-        f"{n_above} of {n_groups} are above the noise, {mechanism.noise_line:.4f}\n", style="dim", highlight=False
-    )
-    formulas = Table(box=None, pad_edge=False, title="Formulas", title_justify="left")
-    formulas.add_column("complexity", justify="right")
-    formulas.add_column("logit q of the committor to B", overflow="fold")
-    formulas.add_column("training loss", justify="right")
-    formulas.add_column("held-out loss", justify="right")
-    for formula in mechanism.formulas:
-        style = "bold" if formula.expression == mechanism.recommended else None
-        losses = (f"{formula.training_loss:.4f}", f"{formula.validation_loss:.4f}")
-        formulas.add_row(str(formula.complexity), Text(formula.expression), *losses, style=style)
-    console.print(formulas)
-    notes = [f"recommended: q = {mechanism.recommended}; longer ones gain less than their constants cost"]
-    notes.append(f"the network's held-out loss on the same shots: {mechanism.network_loss:.4f}")
-    notes.append(f"stored in {run}, with everything else: separatrix explain {run} --json")
-    console.print(Text("\n".join(notes), style="dim"))
+Columns = Mapping[str, NDArray[Any]]
 
 
-def print_validation(run: Path, validation: Validation) -> None:
-    """Print how well the network and the formulas of a run foretold where trajectories end."""
-    console = Console()
-    n_ends, bounds = validation.n_ends, validation.bounds
-    console.print(_scores_table(validation.scores, bounds, "Against new trajectories"))
-    limits = f"{bounds.null_loss:.4f} for a constant, {bounds.saturated_loss:.4f} for the observed frequencies"
-    notes = [
-        f"loss: {limits}",
-        "RMSE: of p_B, the noise of counting taken off; R^2: 1 - residual / spread of the observed frequencies",
-    ]
-    notes.append(
-        f"{len(n_ends)} configurations drawn with model {validation.drawn_with}; {int(n_ends.sum()):,} trajectories "
-        f"ended in a state, {int(validation.n_neither.sum()):,} in neither within max_frames, "
-        f"{int(validation.n_failed.sum()):,} failed; {validation.md_steps:,} MD steps in "
-        f"{clock(validation.seconds)} of workers"
-    )
-    notes.append(f"stored in {run} as validation {validation.number}")
-    console.print(Text("\n".join(notes), style="dim"))
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShotTable:
+    """Configurations, and how often shots from each ended in A and in B.
 
-
-def print_cross_predictions(found: Sequence[CrossPrediction]) -> None:
-    """Print how well two runs predict each other's shots."""
-    console = Console()
-    for each in found:
-        title = f"{each.predicting} on the shots of {each.predicted}"
-        console.print(_scores_table(each.scores, each.bounds, title, frequencies=False))
-        bounds = each.bounds
-        counted = f"{bounds.n_points:,} shots, {bounds.n_trials:,} trajectories"
-        limits = f"loss of a constant {bounds.null_loss:.4f}, of every shot's own outcome {bounds.saturated_loss:.4f}"
-        notes = [f"{counted}; {limits}", "entropy: the loss if every predicted probability were right"]
-        if not each.same_system:
-            notes.append("the runs differ in their systems: [system] of their config.toml")
-        console.print(Text("\n".join(notes) + "\n", style="dim"))
-
-
-def _scores_table(
-    scores: Iterable[tuple[Prediction, Scores]], bounds: Bounds, title: str, *, frequencies: bool = True
-) -> Table:
-    """Return a table with a row for each predictor, formulas by their complexity as `print_mechanism` lists them.
-
-    A shot has too few trajectories to compare frequencies.
+    Attributes
+    ----------
+    columns : names of the d columns that describe a configuration
+    features : (n, d) float64, as in the file
+    counts : (n, 2) int64, trajectories that ended in A and in B; at least one in every row
+    groups : (n,) number of the group each row belongs to, counted in the order in which they appear; None without
+    notes : what was left out, and what may not be meant, in sentences
     """
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    table.add_column("predictor", no_wrap=True)
-    names = ("R^2", "RMSE", "loss", "slope") if frequencies else ("loss", "entropy", "slope", "intercept")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for prediction, score in scores:
-        slope = _with_error(score.slope, 2)
-        if frequencies:
-            cells = [_with_error(score.r_squared, 2), _with_error(score.rmse, 3), _number(score.loss.value, 4), slope]
+
+    columns: tuple[str, ...]
+    features: FloatArray
+    counts: IntArray
+    groups: IntArray | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_table(file: Path) -> dict[str, NDArray[Any]]:
+    """Read a table: name of a column -> values (n,).
+
+    Parameters
+    ----------
+    file : recognised by its ending. CSV has a header and commas, semicolons or tabs; npz one 1-D array for every
+        column; Parquet needs pyarrow (``pip install "separatrix[parquet]"``)
+
+    Raises
+    ------
+    TableError
+        If it cannot be read, names a column twice, has columns of different lengths, or has no rows.
+    """
+    if not file.is_file():
+        raise TableError(f"{file}: expected a table ({', '.join(ENDINGS)}), found no file there")
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".npz": _read_npz}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise TableError(f"{file}: expected a file that ends in {', '.join(ENDINGS)}, got {file.suffix or 'no ending'}")
+    try:
+        columns = reader(file)
+    except OSError as error:
+        raise TableError(f"{file}: cannot be read: {error.strerror or error}") from error
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        (first, n), (other, m) = next(
+            pair for pair in zip(lengths.items(), [*lengths.items()][1:], strict=False) if pair[0][1] != pair[1][1]
+        )
+        raise TableError(f"{file}: expected columns of one length, found {n} in {first!r} and {m} in {other!r}")
+    if not columns or not next(iter(lengths.values())):
+        raise TableError(f"{file}: expected rows, found none; a table has a row for every configuration")
+    return columns
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_csv(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            header = stream.readline()
+    except UnicodeDecodeError as error:
+        raise TableError(f"{file}: expected text in UTF-8: {error}") from None
+    delimiter = next((mark for mark in _DELIMITERS if mark in header), ",")
+    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    if not names:
+        raise TableError(f"{file}: expected the names of columns in the first line, found none")
+    _check_names(file, names)
+    try:
+        with warnings.catch_warnings():
+            # More fields than names in every row: pandas would cut them off.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                file,
+                sep=delimiter,
+                header=0,
+                names=names,
+                index_col=False,
+                skipinitialspace=True,
+                low_memory=False,
+                encoding="utf-8-sig",
+            )
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).removeprefix("Error tokenizing data. C error:").split())
+        raise TableError(f"{file}: expected {len(names)} fields in every row, as in the header: {reason}") from None
+    return {name: _plain(frame[name].to_numpy()) for name in names}
+
+
+def _read_parquet(file: Path) -> dict[str, NDArray[Any]]:
+    arrow = _arrow(file)
+    try:
+        table = arrow.read_table(file)
+    except (ValueError, KeyError) as error:  # pyarrow's own errors are values
+        raise TableError(f"{file}: expected a Parquet file: {' '.join(str(error).split())}") from None
+    names = [name for name in table.column_names if not _PANDAS_INDEX.fullmatch(name)]
+    _check_names(file, names)
+    return {name: _plain(table.column(name).to_pandas().to_numpy()) for name in names}
+
+
+def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            for name in arrays.files:
+                columns[name] = arrays[name]
+    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        raise TableError(f"{file}: expected an npz file of plain arrays: {error}") from None
+    for name, values in columns.items():
+        if values.ndim != 1:
+            raise TableError(
+                f"{file}: expected a one-dimensional array for every column, found shape {values.shape} in {name!r}; "
+                "give each of its columns a name of its own"
+            )
+    _check_names(file, list(columns))
+    return columns
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers as numbers; strings, and what is missing among them, as objects."""
+    return values.astype(np.float64) if values.dtype.kind in "biuf" and values.dtype.itemsize <= 8 else values
+
+
+def _check_names(file: Path, names: Sequence[str]) -> None:
+    for place, name in enumerate(names, start=1):
+        if not name:
+            raise TableError(f"{file}: expected a name for every column in the first line, column {place} has none")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        places = [str(place) for place, name in enumerate(names, start=1) if name == repeated[0]]
+        raise TableError(
+            f"{file}: two columns are called {repeated[0]!r} (columns {' and '.join(places)}); rename or remove one"
+        )
+
+
+def _arrow(file: Path) -> ModuleType:
+    try:
+        from pyarrow import parquet  # noqa: PLC0415 - an extra, which not everybody has
+    except ImportError:
+        raise TableError(
+            f'{file}: Parquet needs pyarrow: pip install "separatrix[parquet]", or give the table as CSV or npz'
+        ) from None
+    return parquet  # type: ignore[no-any-return]
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write_table(file: Path, columns: Columns) -> None:
+    """Write a table that `read_table` reads back, with all digits.
+
+    Parameters
+    ----------
+    file : its ending says in which format
+    columns : name -> values (n,)
+
+    Raises
+    ------
+    TableError
+        If the ending is unknown, or pyarrow is missing for Parquet.
+    """
+    ending = file.suffix.lower()
+    if ending == ".npz":
+        np.savez(file, **dict(columns))  # type: ignore[arg-type]  # a column may have the name of its keyword
+    elif ending == ".csv":
+        pd.DataFrame(dict(columns)).to_csv(file, index=False)
+    elif ending == ".parquet":
+        _arrow(file)
+        pd.DataFrame(dict(columns)).to_parquet(file, engine="pyarrow", index=False)
+    else:
+        raise TableError(f"{file}: expected a file that ends in {', '.join(ENDINGS)}, got {ending or 'no ending'}")
+
+
+# -- shots -------------------------------------------------------------------------------------------------------------
+
+
+def shots_in(
+    file: Path, counts: Sequence[str], *, groups: str | None = None, wanted: Sequence[str] | None = None
+) -> ShotTable:
+    """Read a table of shots: a row for every configuration.
+
+    Rows without any shot are left out, and so are columns that do not vary or repeat another one; ``notes`` says so.
+
+    Parameters
+    ----------
+    counts : the columns that count the shots which ended in A and in B
+    groups : column whose values name groups of rows
+    wanted : columns that must be there, all others left aside; by default all are taken
+
+    Raises
+    ------
+    TableError
+        Naming what was expected and found, the row (counted from 1, without the header), and the column.
+    """
+    table = read_table(file)
+    for name in (*counts, *([] if groups is None else [groups]), *(wanted or ())):
+        if name not in table:
+            raise TableError(f"{file}: there is no column {name!r}{suggestion(name, table)}")
+    numbers = np.stack([_counts(file, name, table[name]) for name in counts], axis=1)
+    names = [name for name in table if name not in counts and name != groups] if wanted is None else list(wanted)
+    if not names:
+        raise TableError(f"{file}: expected columns that describe a configuration beside {', '.join(counts)}")
+    features = np.stack([_finite(file, name, table[name]) for name in names], axis=1)
+    numbered = None if groups is None else _groups(file, groups, table[groups])
+    told = numbers.sum(axis=1) > 0
+    notes: list[str] = []
+    if not told.all():
+        n, first = int((~told).sum()), int(np.argmin(told)) + 1
+        notes.append(f"{n} of {len(told)} rows have no shot and were left out, the first is row {first}")
+    features, numbers = features[told], numbers[told]
+    numbered = None if numbered is None else np.unique(numbered[told], return_inverse=True)[1]
+    if wanted is None and told.any():
+        kept, more = _telling(names, features)
+        names, features, notes = [names[place] for place in kept], features[:, kept], notes + more
+        if not names:
+            raise TableError(f"{file}: expected a column that varies, found none: {'; '.join(notes)}")
+    return ShotTable(columns=tuple(names), features=features, counts=numbers, groups=numbered, notes=tuple(notes))
+
+
+def _finite(file: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a column as numbers."""
+    numbers = _numbers(file, name, values)
+    missing = np.isnan(numbers)
+    if missing.any():
+        raise TableError(
+            f"{file}: expected a number in every row, found none in row {np.argmax(missing) + 1} of column {name!r} "
+            f"({missing.sum()} missing there); fill it in, or remove the row or the column"
+        )
+    beyond = np.abs(numbers) > _SINGLE_PRECISION
+    if beyond.any():
+        row = int(np.argmax(beyond))
+        raise TableError(
+            f"{file}: expected finite numbers of less than 3.4e38, found {numbers[row]:g} in row {row + 1} of column "
+            f"{name!r}; remove the row or the column"
+        )
+    return numbers
+
+
+def _numbers(file: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    if values.dtype.kind in "biuf":
+        return values.astype(np.float64)
+    numbers: NDArray[np.float64] = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(dtype=np.float64)
+    wrong = np.isnan(numbers) & ~pd.isna(pd.Series(values)).to_numpy()
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise TableError(
+            f"{file}: expected numbers, found {str(values[row])[:40]!r} in row {row + 1} of column {name!r}; "
+            "remove the column, or name it with --groups if it names groups of rows"
+        )
+    return numbers
+
+
+def _counts(file: Path, name: str, values: NDArray[Any]) -> IntArray:
+    numbers = _finite(file, name, values)
+    for wrong, expected in (
+        (numbers < 0, "0 or more"),
+        (numbers != np.floor(numbers), "whole numbers"),
+        (numbers > MAX_COUNT, f"{MAX_COUNT} at most"),
+    ):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise TableError(
+                f"{file}: expected counts of shots, {expected}, found {numbers[row]:g} in row {row + 1} of column "
+                f"{name!r}"
+            )
+    return np.asarray(numbers, dtype=np.int64)
+
+
+def _groups(file: Path, name: str, values: NDArray[Any]) -> IntArray:
+    numbers, _ = pd.factorize(pd.Series(values), use_na_sentinel=True)
+    if (numbers < 0).any():
+        raise TableError(
+            f"{file}: expected a group for every row, found none in row {np.argmax(numbers < 0) + 1} of column {name!r}"
+        )
+    return np.asarray(numbers, dtype=np.int64)
+
+
+def _telling(names: Sequence[str], features: FloatArray) -> tuple[list[int], list[str]]:
+    """Return the columns that vary and repeat no other one, and what is to be said of those left out."""
+    kept: list[int] = []
+    notes: list[str] = []
+    seen: dict[bytes, str] = {}
+    for place, name in enumerate(names):
+        column = features[:, place]
+        repeated = seen.setdefault(column.tobytes(), name)
+        if (column == column[0]).all():
+            notes.append(f"column {name!r} is constant ({column[0]:g}) and was left out")
+        elif repeated != name:
+            notes.append(f"column {name!r} repeats {repeated!r} and was left out")
         else:
-            cells = [_with_error(score.loss, 4), _number(score.entropy, 4), slope, _with_error(score.intercept, 2)]
-        name = prediction.name if prediction.expression is None else f"formula of complexity {prediction.complexity}"
-        table.add_row(name, *cells, style="bold" if prediction.recommended else None)
-    if frequencies:
-        table.add_row("perfect (noise ceiling)", _with_error(bounds.ceiling, 2), "0", "", "1", style="dim")
-    return table
+            kept.append(place)
+    return kept, notes
 
 
-def _with_error(estimate: Estimate, digits: int) -> str:
-    value = _number(estimate.value, digits)
-    return f"{value} ± {estimate.error:.{digits}f}" if math.isfinite(estimate.value + estimate.error) else value
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+def quoted(names: Iterable[str]) -> str:
+    """Return names for a sentence."""
+    return ", ".join(repr(name) for name in names)

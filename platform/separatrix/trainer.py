@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from separatrix.committor import WIDTHS, Committor, effective_q, evaluate, probabilities, single_thread
 from separatrix.config import CommittorConfig
-from separatrix.records import Float32Array, IntArray
+from separatrix.records import Float32Array, FloatArray, IntArray
 from separatrix.training_data import TrainingData
 
 BATCH: Final = 512
@@ -51,6 +51,9 @@ PENALTY_STEP: Final = 2.0
 """Factor between the strength in use and its challenger in every second training after that."""
 
 GOLDEN: Final = 0.6180339887498949
+
+_SMALLEST_DEVIATION: Final = 1e-30
+"""A column may come in any unit, such as metres; its inverse must still be a number in single precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -184,7 +187,7 @@ def train(
     learning_rate = scaled_learning_rate(efficiency, config)
     with single_thread():
         base = _standardised(data.features, previous)
-        held_out = held_out_by(data.shot, previous.members, config.held_out)
+        held_out = held_out_by(data.held_together, previous.members, config.held_out)
         problem = _Problem.of(data, base, held_out)
         order_seed = int(np.random.SeedSequence([seed, version]).generate_state(1)[0])
         fits = [_fit(problem, base, penalty, learning_rate, order_seed) for penalty in _penalties_to_try(base)]
@@ -206,6 +209,16 @@ def train(
     return model, report
 
 
+def varying(features: FloatArray) -> NDArray[np.bool_]:
+    """Return which columns (d,) of features (n, d) vary; the network does not see the others.
+
+    A column whose standard deviation is a ten-thousandth of its mean or less is constant up to rounding, as constrained
+    bonds are.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    return np.asarray(features.std(axis=0, dtype=np.float64) > 1e-4 * np.abs(mean) + _SMALLEST_DEVIATION)
+
+
 def _standardised(features: Float32Array, model: Committor) -> Committor:
     """Return the model with its input scaling fitted to the data, if it has none yet or the data drifted away from it.
 
@@ -214,7 +227,7 @@ def _standardised(features: Float32Array, model: Committor) -> Committor:
     """
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64)
-    varies = deviation > 1e-4 * np.abs(mean) + 1e-7
+    varies = varying(features)
     inverse = np.where(varies, 1.0 / np.where(varies, deviation, 1.0), 0.0)
     new_mean, new_inverse = (torch.from_numpy(array.astype(np.float32)) for array in (mean, inverse))
     if model.version == 0:

@@ -30,6 +30,7 @@ class TrainingData:
     weights : (n,) float32
     shot : (n,) integers, the shot a row belongs to; rows of a shot are held out together
     is_shooting_point : (n,) bool
+    group : (n,) integers, rows of a group are held out together; None for every shot on its own
     """
 
     features: Float32Array
@@ -37,11 +38,20 @@ class TrainingData:
     weights: Float32Array
     shot: IntArray
     is_shooting_point: NDArray[np.bool_]
+    group: IntArray | None = None
+
+    @property
+    def held_together(self) -> IntArray:
+        """What is held out as a whole, (n,) integers: the group of a row, or its shot."""
+        return self.shot if self.group is None else self.group
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not line up and features that are no numbers."""
         n = len(self.features)
-        lengths = [len(self.targets), len(self.weights), len(self.shot), len(self.is_shooting_point)]
+        lengths = [
+            len(column)
+            for column in (self.targets, self.weights, self.held_together, self.shot, self.is_shooting_point)
+        ]
         if self.features.ndim != 2 or self.targets.ndim != 2 or any(length != n for length in lengths):
             raise ValueError(f"expected {n} rows in every array of the training data, got {lengths}")
         finite = np.isfinite(self.features).all(axis=1)
@@ -53,7 +63,12 @@ class TrainingData:
 
 
 def build_training_data(
-    *, shots: Mapping[str, NDArray[Any]], frames: Mapping[str, NDArray[Any]], n_states: int, config: CommittorConfig
+    *,
+    shots: Mapping[str, NDArray[Any]],
+    frames: Mapping[str, NDArray[Any]],
+    n_states: int,
+    config: CommittorConfig,
+    by_chain: bool = False,
 ) -> TrainingData:
     """Make training records from shots and the frames of their half-trajectories.
 
@@ -72,11 +87,13 @@ def build_training_data(
     Parameters
     ----------
     shots : columns of the shots, row = shot: ``ends`` (n_shots, 2), the state at the end of the half with negative
-        offsets and of that with positive ones, and ``reason`` (n_shots,)
+        offsets and of that with positive ones, and ``reason`` (n_shots,); of shots that a table gives, ``n_A`` and
+        ``n_B``
     frames : ``features`` (m, d), ``shot`` (m,) and ``offset`` (m,), the place relative to the shooting point in saved
         frames; the frame with offset 0 is the shooting point
     n_states : number of states
     config : says whether to train on frames too
+    by_chain : whether whole chains are held out together, by their number in ``shots["chain"]``
 
     Returns
     -------
@@ -92,6 +109,9 @@ def build_training_data(
     features, shot, offset = frames["features"], frames["shot"].astype(np.int64), frames["offset"].astype(np.int64)
     states = np.arange(n_states)
     counts = (ends[:, :, None] == states).sum(axis=1).astype(np.float32)
+    given = shots["reason"] == Reason.GIVEN
+    if given.any():
+        counts[given] = np.stack([shots["n_A"][given], shots["n_B"][given]], axis=1)
     recorded = np.flatnonzero(counts.any(axis=1))
     at_zero = np.flatnonzero(offset == 0)
     at_zero = at_zero[np.argsort(shot[at_zero], kind="stable")]
@@ -108,6 +128,7 @@ def build_training_data(
         weights=np.concatenate([np.ones(len(recorded), np.float32), weights]),
         shot=shot[rows],
         is_shooting_point=np.arange(len(rows)) < len(recorded),
+        group=shots["chain"][shot[rows]] if by_chain else None,
     )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import mdtraj
 import numpy as np
 
-from separatrix.errors import SeedingError
-from separatrix.records import Float32Array
+from separatrix.errors import ExportError, SeedingError
+from separatrix.records import Float32Array, FloatArray
 
 
 def read_trajectory(file: Path, topology: Any, *, where: str) -> tuple[Float32Array, Float32Array | None]:
@@ -64,3 +66,62 @@ def _other_atoms(expected: int, found: str) -> str:
         f"expected as many atoms as the system has, {expected}, found {found}; "
         "write the trajectory with the same atoms in the same order"
     )
+
+
+PATH_ENDINGS: Final = (".xtc", ".dcd", ".h5")
+"""Formats that are written."""
+
+_ANGSTROM: Final = 10.0
+"""Per nm; DCD counts in it."""
+
+
+def write_frames(
+    file: Path,
+    topology_pdb: Path,
+    paths: Iterable[tuple[FloatArray, FloatArray | None]],
+    *,
+    spacing: float,
+) -> list[int]:
+    """Write frames of several paths one after another, one path in memory at a time; return how many each has.
+
+    Parameters
+    ----------
+    file : ending in one of ``PATH_ENDINGS``
+    topology_pdb : of all of them; HDF5 holds it, too
+    paths : positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, of each
+    spacing : time between frames, ps; time goes on from path to path
+
+    Raises
+    ------
+    ExportError
+        If HDF5 is asked for and PyTables is missing.
+    """
+    ending = file.suffix.lower()
+    if ending == ".h5" and importlib.util.find_spec("tables") is None:
+        raise ExportError(f'{file.name}: HDF5 needs PyTables: pip install "separatrix[hdf5]", or write .xtc or .dcd')
+    lengths: list[int] = []
+    with mdtraj.open(str(file), "w") as stream:
+        if ending == ".h5":
+            stream.topology = mdtraj.load_topology(str(topology_pdb))
+        for positions, box in paths:
+            n, begun = len(positions), sum(lengths)
+            time = ((begun + np.arange(n)) * spacing).astype(np.float32)
+            cell = _cell(box)
+            if ending == ".xtc":
+                stream.write(positions, time=time, step=np.arange(begun, begun + n, dtype=np.int32), box=box)
+            elif ending == ".dcd":
+                scaled = {name: size * _ANGSTROM if name == "cell_lengths" else size for name, size in cell.items()}
+                stream.write(positions * np.float32(_ANGSTROM), **scaled)
+            else:
+                stream.write(positions, time=time, **cell)
+            lengths.append(n)
+    return lengths
+
+
+def _cell(box: FloatArray | None) -> dict[str, Any]:
+    """Return lengths (n_frames, 3) nm and angles (n_frames, 3) degrees of a box; nothing without one."""
+    if box is None:
+        return {}
+    sides = mdtraj.utils.box_vectors_to_lengths_and_angles(*(box[:, side] for side in range(3)))
+    lengths, angles = (np.stack(part, axis=1).astype(np.float32) for part in (sides[:3], sides[3:]))
+    return {"cell_lengths": lengths, "cell_angles": angles}

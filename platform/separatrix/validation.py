@@ -151,6 +151,11 @@ def validate(
         if number < least:
             raise AnalysisError(f"{name}: expected {least} or more, got {number}")
     check_platform(platform)
+    if reader.config.table is not None:
+        raise AnalysisError(
+            f"{reader.folder} was made from a table, and nothing can be simulated in it; hold it against another "
+            "table with separatrix learn TABLE RUN --test TABLE2, or against another run with --against"
+        )
     reader.trained_model()
     stop = stop or threading.Event()
     settings = {"configurations": configurations, "seed": seed}

@@ -158,7 +158,7 @@ def test_systems_lists_the_catalogue():
 def test_help_names_every_command():
     for arguments in ((), ("--help",)):
         text = succeed(*arguments)
-        for command in ("systems", "new", "run", "show", "explain", "validate", "doctor"):
+        for command in ("systems", "new", "run", "learn", "show", "explain", "validate", "export", "doctor"):
             assert re.search(rf"\b{command}\b", text)
 
 

@@ -455,6 +455,16 @@ def test_formulas_from_elsewhere_are_parsed_and_never_run(run, tmp_path):
     assert not trap.exists()
 
 
+def test_a_run_from_a_table_is_predicted_and_never_shot_from(finished, tmp_path):
+    table = tmp_path / "shots.csv"
+    succeed("export", "shots", finished, table)
+    succeed("learn", table, tmp_path / "made")
+    refuse("validate", tmp_path / "made", says=["made from a table", "nothing can be simulated", "--test TABLE2"])
+    found = json.loads(succeed("validate", finished, "--against", tmp_path / "made", "--json"))
+    assert found[0]["n_trials"] == found[1]["n_trials"] == 500
+    assert found[0]["null_loss"] == pytest.approx(found[1]["null_loss"])  # they are the same shots
+
+
 # -- two runs ----------------------------------------------------------------------------------------------------------
 
 

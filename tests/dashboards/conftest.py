@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 
-from separatrix import Session, preparing
+from separatrix import Session, learn, preparing
 from separatrix.errors import EngineError
 from separatrix.store import Store
 from separatrix_dashboards.feeds import Feed
@@ -94,6 +95,18 @@ def running_run(landscape_run, tmp_path):
     with Store.open(path, writable=True) as store:
         store.commit({**store.notes, "state": "running", "target": 1000})
         yield path
+
+
+@pytest.fixture(scope="session")
+def table_run(runs_folder, tmp_path_factory):
+    """Return a run that was made from a table of 300 configurations with two columns."""
+    rng = np.random.default_rng(1)
+    columns = {"x": rng.normal(size=300), "y": rng.normal(size=300)}
+    n = rng.integers(1, 4, 300)
+    n_b = rng.binomial(n, 1 / (1 + np.exp(-2 * columns["x"])))
+    file = tmp_path_factory.mktemp("tables") / "shots.npz"
+    np.savez(file, **columns, n_A=n - n_b, n_B=n_b)
+    return learn(file, runs_folder / "table", counts=["n_A", "n_B"]).folder
 
 
 @pytest.fixture(params=["empty", "running", "failed", "finished", "molecule"])

@@ -172,7 +172,7 @@ def test_names_and_texts_come_back(store):
         (row(temperature=300), frames(2), "missing or unknown: temperature"),
         (row(), (*frames(2)[:2], np.arange(3)), "got"),
         (row(), frames(2, n_features=2), r"\(2, 3\).*got \(\(2, 2\)"),
-        (row(n_A=40_000), frames(2), "out of bounds"),
+        (row(n_A=2**31), frames(2), "out of bounds"),
         (row(ends=(0, 1, 2)), frames(2), "shape"),
     ],
 )
@@ -574,7 +574,7 @@ def test_results_are_replaced_whole_and_others_are_refused(store):
     write_result(store.path, "mechanism", {"relevance": [{"name": "y", "mean": np.float32(0.25)}]})
     assert read_result(store.path, "mechanism") == {"relevance": [{"name": "y", "mean": 0.25}]}
     assert [file.name for file in (store.path / "results").iterdir()] == ["mechanism.json"]
-    with pytest.raises(StoreError, match=r"expected one of mechanism, validation, insights, got '\.\./x'"):
+    with pytest.raises(StoreError, match=r"expected one of mechanism, validation, test, insights, got '\.\./x'"):
         write_result(store.path, "../x", {})
     (store.path / "results" / "mechanism.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):

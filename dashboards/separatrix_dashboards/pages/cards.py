@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -18,6 +18,7 @@ from separatrix.systems import KINDS
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.hub import UnreadableRun
 from separatrix_dashboards.theme import STATE_CHIPS
+from separatrix_dashboards.views.base import fact
 from separatrix_dashboards.words import ago, escaped, with_error
 
 UNREADABLE: Final = "unreadable"
@@ -42,6 +43,7 @@ class CardFacts:
     ideal : what a perfect committor would give; None where there is no such number
     seen, foretold : cumulative transitions along the run, thinned
     modified : seconds since 1970
+    about : of a run that was made from a table, what it holds, in place of what sampling gave
     note : what is going on, or what went wrong
     failed : whether the note is a problem
     """
@@ -65,6 +67,7 @@ class CardFacts:
     ideal: float | None = None
     seen: tuple[float, ...] = ()
     foretold: tuple[float, ...] = ()
+    about: tuple[tuple[str, str, str], ...] = ()
     note: str = ""
     failed: bool = False
 
@@ -92,6 +95,8 @@ def card_facts(run: RunSnapshot | UnreadableRun) -> CardFacts:
     guided = config.sampling.selector == "lorentzian" and config.sampling.density_correction
     seen, foretold = _curves(run)
     kind = config.system.kind
+    if config.table is not None:
+        return _table_facts(run, CardFacts(name=run.name, state=state, word=word, colour=colour, modified=run.modified))
     return CardFacts(
         name=run.name,
         state=state,
@@ -114,6 +119,27 @@ def card_facts(run: RunSnapshot | UnreadableRun) -> CardFacts:
         foretold=foretold,
         note=run.problem or status.message,
         failed=run.problem is not None or status.state is RunState.FAILED,
+    )
+
+
+def _table_facts(run: RunSnapshot, facts: CardFacts) -> CardFacts:
+    """Return what a card says of a run that was made from a table."""
+    n_shots = int(run.shots["n_A"].sum() + run.shots["n_B"].sum())
+    return replace(
+        facts,
+        kind="table",
+        system=f"Shots from {'' if run.config.table is None else run.config.table.file}",
+        states=run.state_names,
+        selector="a table of shots",
+        steps=run.n_shots,
+        target=run.n_shots,
+        share=1.0,
+        about=(
+            ("shots", f"{n_shots:,}", f"from {run.n_shots:,} configurations"),
+            ("held-out loss", with_error(run.status.validation_loss, None), f"model {run.model_version}"),
+        ),
+        note=run.problem or "",
+        failed=run.problem is not None,
     )
 
 
@@ -200,6 +226,8 @@ def _head(facts: CardFacts) -> str:
     if facts.state == UNREADABLE:
         return f'<div class="head">{name}<div class="progress">{chip}</div></div>'
     steps = f'<span data-steps="{facts.steps}">{facts.steps:,}</span> of {facts.target:,} steps'
+    if facts.about:
+        steps = f'<span data-steps="{facts.steps}">{facts.steps:,}</span> configurations'
     return (
         f'<div class="head">{name}<div class="system">{escaped(facts.system)}</div>'
         f'<div class="progress">{chip}<span class="sx-bar-words">{steps}</span></div>'
@@ -210,6 +238,8 @@ def _head(facts: CardFacts) -> str:
 
 
 def _numbers(facts: CardFacts) -> str:
+    if facts.about:
+        return f'<div class="numbers">{"".join(fact(*each) for each in facts.about)}</div>'
     if facts.rate is None:
         return "" if facts.note else '<div class="note">No shots yet.</div>'
     ideal = "transitions per shot" if facts.ideal is None else f"ideal {facts.ideal:.3f}"

@@ -69,6 +69,11 @@ def names_in(search: str) -> tuple[str, ...]:
     return ()
 
 
+def _sampled(hub: Hub) -> list[RunSnapshot]:
+    """Return the runs that sample; a table of shots has nothing to compare."""
+    return [run for run in hub.runs() if isinstance(run, RunSnapshot) and run.config.table is None]
+
+
 class ComparePage:
     """Runs beside each other, as they go on.
 
@@ -83,7 +88,7 @@ class ComparePage:
         self._watches: list[Watch] = []
         self._feeds: dict[str, Feed] = {}
         self._pair_watches: list[Watch] = []
-        known = [run for run in hub.runs() if isinstance(run, RunSnapshot)]
+        known = _sampled(hub)
         self._problems = html("")
         self._content = pn.Column(sizing_mode="stretch_width", margin=0)
         self._runs = pmui.MultiChoice(
@@ -115,7 +120,7 @@ class ComparePage:
 
     def look(self) -> None:
         """Offer the runs that there are now; what is chosen stays chosen, even if it is gone."""
-        there = sorted({run.name for run in self._hub.runs() if isinstance(run, RunSnapshot)} | set(self._runs.value))
+        there = sorted({run.name for run in _sampled(self._hub)} | set(self._runs.value))
         if there != self._runs.options:
             self._runs.options = there
 
@@ -132,9 +137,15 @@ class ComparePage:
         self._feeds, problems = {}, []
         for name in self._runs.value:
             try:
-                self._feeds[name] = self._hub.feed(name)
+                feed = self._hub.feed(name)
             except (SeparatrixError, OSError) as error:
                 problems.append(f'<div class="sx-problem">{escaped(error)}</div>')
+                continue
+            if feed.snapshot.config.table is None:
+                self._feeds[name] = feed
+            else:
+                words = f"{name} was made from a table of shots: there is no sampling to compare."
+                problems.append(f'<div class="sx-problem">{escaped(words)}</div>')
         self._problems.object = "".join(problems)
         if pn.state.location is not None and self._runs.value:
             pn.state.location.search = "?" + compare_address(tuple(self._runs.value)).partition("?")[2]

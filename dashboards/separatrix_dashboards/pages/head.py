@@ -44,7 +44,8 @@ class Head:
         self._name = html("", sizing_mode=None, styles={"flex": "1 1 320px"})
         self._progress, self._numbers = html(""), html("", margin=(6, 0, 0, 0))
         self._problem = html("")
-        self._controls = self._make_controls() if pool is not None and role() == Role.OPERATOR else None
+        sampled = scope.feed.snapshot.config.table is None
+        self._controls = self._make_controls() if sampled and pool is not None and role() == Role.OPERATOR else None
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the head."""
@@ -147,6 +148,8 @@ def name_html(snapshot: RunSnapshot) -> str:
 def progress_html(snapshot: RunSnapshot, seconds_left: float | None) -> str:
     """Return the progress bar, steps, time left, and what the run says of itself, as HTML."""
     status = snapshot.status
+    if snapshot.config.table is not None:
+        return f'<div class="sx-note">{escaped(table_words(snapshot))}</div>'
     share = min(1.0, status.steps / status.target) if status.target else 0.0
     left = f" · {lasting(seconds_left)} left" if seconds_left is not None else ""
     message = f'<div class="sx-note">{escaped(status.message)}</div>' if status.message and not snapshot.problem else ""
@@ -155,6 +158,17 @@ def progress_html(snapshot: RunSnapshot, seconds_left: float | None) -> str:
         f'aria-label="progress"><div style="width:{share:.1%}"></div></div>'
         f'<span class="sx-bar-words"><span data-steps="{status.steps}">{status.steps:,}</span> of {status.target:,} '
         f"steps{left}</span></div>{message}"
+    )
+
+
+def table_words(snapshot: RunSnapshot) -> str:
+    """Return what a run that was made from a table is, in a sentence."""
+    table = snapshot.config.table
+    file = "a table" if table is None else table.file
+    groups = "" if table is None or table.groups is None else f", held out in groups by {table.groups}"
+    return (
+        f"Made from {file}: {snapshot.n_shots:,} configurations with the shots from each{groups}. "
+        "Nothing is simulated here."
     )
 
 
@@ -167,12 +181,14 @@ def facts_html(snapshot: RunSnapshot) -> str:
 def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
     """Return (name, number, what to hold it against) of the numbers that matter."""
     status, config = snapshot.status, snapshot.config
+    if config.table is not None:
+        return table_facts(snapshot)
     share = transition_yield(are_transitions(snapshot.shots["ends"]))
     ideal = ""
     if config.sampling.selector == "lorentzian" and config.sampling.density_correction and len(config.states) == 2:
         ideal = f"ideal {perfect_yield(config.sampling.scale):.3f}"
     loss, chance = status.validation_loss, math.log(len(config.states))
-    model = f"model {status.model_version}" if status.model_version else "no model yet"
+    model = _model_words(snapshot)
     speed = status.md_steps_per_second
     raw = status.raw_steps_per_second * max(1, status.workers)
     busy = f"{min(status.busy, status.workers)} of {status.workers}" if status.workers else "in the server"
@@ -190,6 +206,30 @@ def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
         (
             "sampled for",
             lasting(status.seconds or None),
-            f"{status.md_steps * config.system.timestep * 1e-6:,.3g} ns of MD",
+            f"{status.md_steps * config.dynamics.timestep * 1e-6:,.3g} ns of MD",
         ),
     ]
+
+
+def table_facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
+    """Return the numbers of a run that was made from a table, as `facts` does."""
+    counts = {
+        name: int(snapshot.shots[column].sum())
+        for column, name in zip(("n_A", "n_B"), snapshot.state_names, strict=True)
+    }
+    n_shots = sum(counts.values())
+    chance = -sum(n / n_shots * math.log(n / n_shots) for n in counts.values() if n)
+    loss = with_error(snapshot.status.validation_loss, None)
+    fit = snapshot.reports[snapshot.model_version].get("calibration") if snapshot.model_version else None
+    slope = "-" if not fit or fit["slope"] is None else with_error(fit["slope"], fit["slope_error"], 2)
+    return [
+        ("configurations", f"{snapshot.n_shots:,}", f"{len(snapshot.feature_names):,} columns"),
+        ("shots", f"{n_shots:,}", f"{n_shots / max(snapshot.n_shots, 1):.3g} per configuration"),
+        *((f"ended in {name}", f"{n:,}", f"{n / n_shots:.0%} of shots") for name, n in counts.items()),
+        ("held-out loss", loss, f"best constant {chance:.3f}, {_model_words(snapshot)}"),
+        ("calibration slope", slope, "1 is right, below 1 over-confident"),
+    ]
+
+
+def _model_words(snapshot: RunSnapshot) -> str:
+    return f"model {snapshot.status.model_version}" if snapshot.status.model_version else "no model yet"

@@ -219,7 +219,7 @@ class Gallery:
             label=facts.name,
             content=card_html(facts, time.time()),
             picture=system_picture(run.config) if isinstance(run, RunSnapshot) else unknown_picture(),
-            selectable=facts.state != UNREADABLE,
+            selectable=facts.state != UNREADABLE and not facts.about,
             sizing_mode="stretch_width",
             margin=0,
         )

@@ -96,7 +96,7 @@ def _landscape(config: RunConfig, system: System, expression: str) -> str:
     starts = {name: snapshot.positions[0, :2].astype(float) for name, snapshot in system.starts.items()}
     x, y = _window(np.stack(list(starts.values())))
     energy = landscape_energy(expression, x, y)
-    reduced = (energy - np.nanmin(energy)) / thermal_energy(config.system.temperature)
+    reduced = (energy - np.nanmin(energy)) / thermal_energy(config.dynamics.temperature)
     fine_x, fine_y = (np.linspace(axis[0], axis[-1], 4 * len(axis)) for axis in (x, y))
     parts = [
         f'<path d="{path}" fill="{_POOL}" fill-opacity="0.15" stroke="{_POOL}" stroke-opacity="0.35" '

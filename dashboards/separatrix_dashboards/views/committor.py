@@ -66,6 +66,7 @@ def map_query(choice: Choice) -> Query:
             "frames": found.numbers.version > 0 and not found.model.on_grid,
             "veil": found.model.on_grid and choice.layer != "exact",
             "energy": found.energy is not None,
+            "given": found.shots.given,
         }
         return Shown(
             drawing=drawing,
@@ -84,16 +85,29 @@ def draw_shooting_points(feed: Feed, snapshot: RunSnapshot) -> Element:  # noqa:
     """Return histograms of the p predicted before each shot: of all shots, and of those that were transitions."""
     shots = snapshot.shots
     two = len(snapshot.state_names) == 2
-    values = expit(shots["q"].astype(float)) if two else shots["p_transition"].astype(float)
+    values = expit(snapshot.foretold_q.astype(float)) if two else shots["p_transition"].astype(float)
+    green = are_transitions(shots["ends"])
+    if snapshot.config.table is not None:
+        green = (shots["n_A"] > 0) & (shots["n_B"] > 0)
+    known = np.isfinite(values)
+    values, green = values[known], green[known]
     edges = np.linspace(0.0, 1.0, 21)
     x = hv.Dimension("shot_p", label="p_B at the shooting point" if two else "p(transition) at the shooting point")
     leaves = [
         hv.Histogram(
             (edges, np.histogram(group, edges)[0]), kdims=x, vdims=hv.Dimension("shot_count", label="shots")
         ).opts(color=colour, line_alpha=0, show_legend=False)
-        for group, colour in ((values, GREY), (values[are_transitions(shots["ends"])], GREEN))
+        for group, colour in ((values, GREY), (values[green], GREEN))
     ]
     return hv.Overlay(leaves).opts(show_legend=False, padding=0, xlim=(0, 1))
+
+
+_HISTOGRAM_NOTES: Final = {
+    True: "Predicted before each shot: <b>all shots</b> in grey, those that gave a transition in green.",
+    False: "Predicted by networks that hold a configuration out: <b>all</b> in grey, those with shots to both states "
+    "in green.",
+}
+"""By whether the run samples."""
 
 
 def _from_zero(figure: Plot) -> None:
@@ -156,7 +170,7 @@ class CommittorView(View):
                     "Where shots begin",
                     no_shots,
                     histogram.pane,
-                    note="Predicted before each shot: <b>all shots</b> in grey, those that gave a transition in green.",
+                    note=_HISTOGRAM_NOTES[self.feed.snapshot.config.table is None],
                 ),
                 width=_SIDE,
                 margin=(0, 0, 0, 12),
@@ -175,6 +189,8 @@ class CommittorView(View):
         self.state = select("probability of", states, 1, width=130, visible=len(states) > 2)
         self.layer = one_of("layer", self._layers(), self.choice.layer)
         over = list(OVERLAYS) if "exact" in self._layers().values() else list(OVERLAYS[:2])
+        if snapshot.config.table is not None:
+            over.remove("paths")
         self.overlays = choices("over the map", over, [name for name in over if name != "paths"])
         on_grid = "exact" in self._layers().values()
         self.least = integer("least frames per cell", 1, least=1, width=130, visible=not on_grid)
@@ -364,7 +380,7 @@ def numbers_html(numbers: Numbers, n_states: int) -> str:
             ("loss by chance", f"{np.log(n_states):.3f}"),
         ]
         rows += [("calibration slope", with_error(numbers.slope, numbers.slope_error, 2))] if n_states == 2 else []
-    rows.append(("sampled frames", f"{numbers.n_all_frames:,}"))
+    rows.append(("frames", f"{numbers.n_all_frames:,}"))
     table = "".join(f'<tr><td>{name}</td><td class="sx-right">{value}</td></tr>' for name, value in rows)
     return f'<table class="sx-table">{table}</table>{_deviation_html(numbers.deviation)}'
 

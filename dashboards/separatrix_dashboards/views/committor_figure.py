@@ -59,12 +59,23 @@ _ONLY_NUMBERS: Final = "export default (args, tool, {value}) => Number.isFinite(
 _NOTHING: Final[Line] = (np.empty(0), np.empty(0))
 
 
-def outcomes(state_names: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
-    """Return what a shot can come to, with colour and marker: a transition, both halves in one state, or neither."""
+def outcomes(state_names: Sequence[str], *, given: bool = False) -> tuple[tuple[str, str, str], ...]:
+    """Return what a shot can come to, with colour and marker: a transition, both halves in one state, or neither.
+
+    Parameters
+    ----------
+    given : whether a table says what several shots came to
+    """
     same = [
-        (f"{name} to {name}", _RETURNS[index % len(_RETURNS)], _MARKERS[1 + index % (len(_MARKERS) - 2)])
+        (
+            f"all to {name}" if given else f"{name} to {name}",
+            _RETURNS[index % len(_RETURNS)],
+            _MARKERS[1 + index % (len(_MARKERS) - 2)],
+        )
         for index, name in enumerate(state_names)
     ]
+    if given:
+        return ("to both states", GREEN, _MARKERS[0]), *same
     return (("transition", GREEN, _MARKERS[0]), *same, ("a half without end", GREY, _MARKERS[-1]))
 
 
@@ -181,7 +192,7 @@ def _curve(line: Line, x: hv.Dimension, y: hv.Dimension, colour: str, width: flo
 def _shots(found: CommittorMap, state_names: Sequence[str], x: hv.Dimension, y: hv.Dimension) -> hv.Points:
     """Return the shooting points; over one variable they lie at the p predicted before them."""
     shots = found.shots
-    looks = outcomes(state_names)
+    looks = outcomes(state_names, given=shots.given)
     outcome = outcome_of(shots.ends, len(state_names))
     order = np.argsort(-outcome, kind="stable")  # transitions on top
     height = () if len(found.axes) == 2 else (expit(shots.q.astype(float)),)
@@ -197,7 +208,7 @@ def _shots(found: CommittorMap, state_names: Sequence[str], x: hv.Dimension, y: 
         line_color=CASING,
         line_width=0.9,
         tools=["hover"],
-        hover_tooltips=[("shot", "@shot{0}"), ("it gave", "@outcome"), ("q before it", "@q{0.00}")],
+        hover_tooltips=[("shot", "@shot{0}"), ("it gave", "@outcome"), ("q foretold", "@q{0.00}")],
         show_legend=False,
     )
 

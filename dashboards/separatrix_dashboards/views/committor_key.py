@@ -25,7 +25,7 @@ def key_html(choice: Choice, state_names: Sequence[str], overlays: Sequence[str]
     Parameters
     ----------
     overlays : those shown
-    holds : what the figure has beside them: ``model``, ``exact``, ``veil``, ``energy``
+    holds : what the figure has beside them: ``model``, ``exact``, ``veil``, ``energy``, ``given`` for shots of a table
     """
     on_map = choice.y is not None
     entries = []
@@ -47,8 +47,9 @@ def key_html(choice: Choice, state_names: Sequence[str], overlays: Sequence[str]
         inside = ", ".join(f"{100 * share:.0f}" for share in SHARES)
         words = f"accepted paths: {inside} % of their frames inside" if on_map else "density of accepted paths, scaled"
         entries.append((_stroke(PATHS_INK, 1.6), words))
+    looks = outcomes(state_names, given="given" in holds)
     if "shooting points" in overlays:
-        entries += [(_mark(colour, marker), escaped(name)) for name, colour, marker in outcomes(state_names)]
+        entries += [(_mark(colour, marker), escaped(name)) for name, colour, marker in looks]
     items = "".join(
         f'<span style="white-space:nowrap"><svg width="26" height="13" style="vertical-align:-2px">{drawing}</svg> '
         f"{words}</span>"

@@ -69,7 +69,7 @@ def _landscape(feed: Feed) -> Landscape | None:
     if system.landscape is None:
         return None
     starts = np.stack([start.positions for start in system.starts.values()])
-    unit = thermal_energy(config.system.temperature)
+    unit = thermal_energy(config.dynamics.temperature)
     try:
         window = landscape_window(system.landscape, unit, starts[:, 0, :2])
     except SeparatrixError:
@@ -86,6 +86,8 @@ def _landscape(feed: Feed) -> Landscape | None:
 
 def coordinate(feed: Feed, name: str) -> tuple[int, int] | None:
     """Return (particle, axis) of a collective variable that is a plain coordinate, else None."""
+    if feed.snapshot.config.table is not None:
+        return None
     text = feed.snapshot.config.collective_variables[name]
     definition = parse_definition(text, feed.reader.observables.n_atoms)
     return (definition.terms[0][0], "xyz".index(definition.name)) if definition.name in ("x", "y", "z") else None

@@ -92,12 +92,16 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShootingPoints:
-    """Where shots began: rows of the shots, their ends (n, 2), the logit before each, and their place (n, k)."""
+    """Where shots began: rows of the shots, their ends (n, 2), the logit before each, and their place (n, k).
+
+    ``given`` says that a table tells what several shots from each came to: the ends are 0 and 1 where they differ.
+    """
 
     shot: Array
     ends: Array
     q: Array
     place: Array
+    given: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -168,12 +172,16 @@ def committor_map(feed: Feed, snapshot: RunSnapshot, choice: Choice) -> Committo
     frames = predictions_on_frames(feed, snapshot, version, choice.state, MOST_FRAMES) if version else None
     count = binned_mean(*_over(snapshot, axes, None)).count
     exact, problem = exact_on(feed, axes)
-    masks = state_masks(snapshot.config.states, snapshot.cv_names, {axis.name: axis.fine for axis in axes})
+    # A table says where shots ended, and not where the states are.
+    states = snapshot.config.states if snapshot.config.table is None else {}
+    masks = state_masks(states, snapshot.cv_names, {axis.name: axis.fine for axis in axes})
     model = _prediction(feed, snapshot, axes, version, frames, choice)
     numbers = _numbers(feed, snapshot, version, report, frames)
-    notes = [_origin(feed, axes, numbers, on_grid=model.on_grid)] if version and choice.layer != "exact" else []
+    notes = (
+        [_origin(feed, snapshot, axes, numbers, on_grid=model.on_grid)] if version and choice.layer != "exact" else []
+    )
     notes += _about_exact(snapshot, problem, known=numbers.deviation is not None or choice.layer == "exact")
-    notes += _left_out(snapshot.state_names, masks)
+    notes += _left_out(tuple(states), masks)
     if choice.version:
         notes.append(f"Shooting points and paths are those of the first {n_shots} shots.")
     return CommittorMap(
@@ -284,7 +292,12 @@ def _shooting_points(snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int) 
     rows = rows[shots["reason"][frames["shot"][rows]] != Reason.FAILURE]
     shot = frames["shot"][rows]
     place = frames["cvs"][rows][:, [axis.column for axis in axes]]
-    return ShootingPoints(shot=shot, ends=shots["ends"][shot], q=shots["q"][shot], place=place)
+    ends = shots["ends"][shot]
+    given = snapshot.config.table is not None
+    if given:  # to both states, or all to one of them
+        from_a, to_b = shots["n_A"][shot] == 0, shots["n_B"][shot] > 0
+        ends = np.stack([from_a, to_b], axis=1).astype(ends.dtype)
+    return ShootingPoints(shot=shot, ends=ends, q=snapshot.foretold_q[shot], place=place, given=given)
 
 
 def _path_density(snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int) -> Array:
@@ -306,18 +319,19 @@ def _path_density(snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int) -> 
 # -- what is to be known -----------------------------------------------------------------------------------------------
 
 
-def _origin(feed: Feed, axes: Sequence[Axis], numbers: Numbers, *, on_grid: bool) -> str:
+def _origin(feed: Feed, snapshot: RunSnapshot, axes: Sequence[Axis], numbers: Numbers, *, on_grid: bool) -> str:
     """Return in a sentence what the values of a map are."""
     if on_grid:
         rest = "; the other coordinates lie in the middle of the starts" if sees_others(feed, axes) else ""
         return f"The model on a grid of positions{rest}."
+    what = "sampled frames" if snapshot.config.table is None else "configurations of the table"
     place = "cell" if len(axes) == 2 else "bin"
     names = " and ".join(axis.name for axis in axes)
     newest = "the newest " if numbers.n_frames < numbers.n_all_frames else ""
     of_all = f" of {numbers.n_all_frames:,}" if newest else ""
     return (
-        f"Conditional mean over {newest}{numbers.n_frames:,}{of_all} sampled frames: each {place} shows the mean "
-        f"of the model's predictions for the frames in it, which {names} alone may not determine."
+        f"Conditional mean over {newest}{numbers.n_frames:,}{of_all} {what}: each {place} shows the mean "
+        f"of the model's predictions for those in it, which {names} alone may not determine."
     )
 
 
@@ -327,7 +341,7 @@ def _about_exact(snapshot: RunSnapshot, problem: str | None, *, known: bool) -> 
         return [f"No exact map: {problem}."]
     if not known:
         return []
-    inertia = ", while this run has inertia" if snapshot.config.system.integrator == "langevin" else ""
+    inertia = ", while this run has inertia" if snapshot.config.dynamics.integrator == "langevin" else ""
     return [f"The exact committor is that of overdamped motion{inertia}."]
 
 

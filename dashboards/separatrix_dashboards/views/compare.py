@@ -149,7 +149,7 @@ def summarize(snapshot: RunSnapshot) -> RunSummary:
     rows = thinned(snapshot.n_shots, POINTS)
     found, md_steps = cumulative_transitions(hits), np.cumsum(shots["md_steps"])
     paths = shots["chain"], shots["accepted"], shots["n_frames"]
-    frame_time = sampling.stride * snapshot.config.system.timestep / 1000
+    frame_time = sampling.stride * snapshot.config.dynamics.timestep / 1000
     mean_time = running_transition_time(*paths, frame_time=frame_time)
     timed = rows[np.isfinite(mean_time.value[rows])]
     rate = transitions_per_md_step(hits, shots["md_steps"] / 1e6)

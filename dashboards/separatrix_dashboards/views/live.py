@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,8 @@ class LiveView(View):
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page's tab."""
+        if self.feed.snapshot.config.table is not None:
+            return self._of_table()
         start, table = html(""), html("", styles={"overflow": "auto", "max-height": "372px"})
 
         def write() -> None:
@@ -68,6 +70,22 @@ class LiveView(View):
             card("Newest shots", table, **CELL),
         ]
         return pn.Column(start, grid(*cards), sizing_mode="stretch_width", margin=0)
+
+    def _of_table(self) -> pn.viewable.Viewable:
+        """Return the tab of a run that was made from a table: what was learned, and from what."""
+        scroll = {"overflow": "auto", "max-height": "372px"}
+        trainings, rows = html(""), html("", styles=scroll)
+
+        def write(snapshot: RunSnapshot) -> None:
+            trainings.object, rows.object = trainings_html(snapshot), given_html(snapshot)
+
+        self.scope.follow(write)
+        note = "Per shot. Held-out configurations are those that the networks judging them never trained on."
+        return grid(
+            self._later(self._calibration),
+            card("Trainings", trainings, note=note, **CELL),
+            card("Configurations", rows, note="The last ones of the table.", **CELL),
+        )
 
     def _hub(self) -> Hub:
         return self.scope.hub
@@ -265,7 +283,7 @@ def _shot_words(snapshot: RunSnapshot, shot: int, two: bool, now: float | None) 
     row = {name: column[shot] for name, column in snapshot.shots.items()}
     reason = Reason(int(row["reason"]))
     config = snapshot.config
-    picoseconds = (int(row["n_frames"]) - 1) * config.sampling.stride * config.system.timestep / 1000
+    picoseconds = (int(row["n_frames"]) - 1) * config.sampling.stride * config.dynamics.timestep / 1000
     predicted = float(special.expit(row["q"])) if two else float(row["p_transition"])
     if reason is Reason.FAILURE:
         result, length = "no result", "-"
@@ -299,6 +317,32 @@ def _end(names: tuple[str, ...], state: int) -> str:
         return "no end"
     colour = STATE_COLOURS[state % len(STATE_COLOURS)]
     return f'<span style="color:{colour}">●</span> {escaped(names[state])}'
+
+
+def trainings_html(snapshot: RunSnapshot) -> str:
+    """Return the trainings of a run that was made from a table, the newest last, as a table."""
+    head = ("model", "training loss", "held-out loss", "epochs")
+    rows = [_row("th", head)]
+    for version in sorted(snapshot.reports):
+        report = snapshot.reports[version]
+        losses = (with_error(report[name], None, 4) for name in ("training_loss", "validation_loss"))
+        rows.append(_row("td", (f"{version}", *losses, f"{report['epochs']:,}")))
+    return f'<table class="sx-table sx-tight">{"".join(rows)}</table>'
+
+
+def given_html(snapshot: RunSnapshot) -> str:
+    """Return the last configurations of a table, where shots from each ended, and p_B by networks that hold it out."""
+    names = [escaped(name) for name in snapshot.state_names]
+    head = ("configuration", *(f"ended in {name}" for name in names), "p<sub>B</sub> held out")
+    rows, q = [_row("th", head)], snapshot.foretold_q
+    for row in range(snapshot.n_shots - 1, max(-1, snapshot.n_shots - 1 - NEWEST), -1):
+        counts = (f"{int(snapshot.shots[column][row]):,}" for column in ("n_A", "n_B"))
+        rows.append(_row("td", (f"{row:,}", *counts, with_error(float(special.expit(q[row])), None, 2))))
+    return f'<table class="sx-table sx-tight">{"".join(rows)}</table>'
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}{_right(True)}>{cell}</{tag}>' for cell in cells)}</tr>"
 
 
 def calibration_words(feed: Feed, snapshot: RunSnapshot) -> str:  # noqa: ARG001 - as queries are called

@@ -55,7 +55,9 @@ class LogView(View):
             "Configuration",
             pn.Row(copy, save, margin=(8, 0, 0, 0)),
             html(f'<pre class="sx-toml">{escaped(toml)}</pre>'),
-            note="With all defaults; <code>separatrix run RUN --config FILE.toml</code> makes the same run again.",
+            note="With all defaults; <code>separatrix run RUN --config FILE.toml</code> makes the same run again."
+            if self.feed.snapshot.config.table is None
+            else "Written by <code>separatrix learn</code>, which makes the same run from the same table again.",
         )
 
 

@@ -81,7 +81,7 @@ class ValidationView(View):
         self.scope.add(Query(key="validation", compute=lambda feed, snapshot: feed.result("validation")), show)
         return pn.Column(
             content,
-            controls.__panel__(),
+            *([] if self.feed.snapshot.config.table else [controls.__panel__()]),
             card("On held-out shots", facts, note="Shots that the members judging them were not trained on."),
             sizing_mode="stretch_width",
         )
@@ -101,9 +101,7 @@ class ValidationView(View):
         chosen = predictor_of(self._result, self.predictor.value)
         self._chart.apply(Drawing(draw_validation(self._result, chosen)))
         expression = "" if chosen["expression"] is None else f"<code>q = {escaped(chosen['expression'])}</code>"
-        self._formula.object = f'<div class="sx-note"><code class="sx-code">{expression}</code></div>' * bool(
-            expression
-        )
+        self._formula.object = f'<div class="sx-note" style="overflow-wrap: anywhere">{expression}</div>'
 
 
 def predictor_of(result: Result, name: str) -> Result:
@@ -119,6 +117,11 @@ def label(predictor: Result) -> str:
 
 def how_to_get_it(snapshot: RunSnapshot) -> str:
     """Return what to do about a run that holds no validation."""
+    if snapshot.config.table is not None:
+        return (
+            "No committor shooting: this run was made from a table, and nothing can be simulated in it. Hold it "
+            "against independent shots: <code>separatrix learn TABLE RUN --test TABLE2</code>."
+        )
     if snapshot.model_version == 0:
         return "No committor shooting yet: it tests a trained committor, and the first training comes after ten shots."
     command = escaped(f"separatrix validate {shlex.quote(str(snapshot.path))}")

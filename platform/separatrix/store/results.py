@@ -13,7 +13,7 @@ from typing import Any
 from separatrix.errors import StoreError
 from separatrix.store.arrays import Json, disk_errors, plain, read_json, replace_json
 
-RESULTS = ("mechanism", "validation", "insights")
+RESULTS = ("mechanism", "validation", "test", "insights")
 """What can be held."""
 
 

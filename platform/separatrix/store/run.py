@@ -126,13 +126,17 @@ class Store:
         path: Path | str,
         *,
         config_toml: str,
-        system_xml: str,
-        topology_pdb: str,
+        system_xml: str | None = None,
+        topology_pdb: str | None = None,
         feature_names: Sequence[str],
         cv_names: Sequence[str],
         state_names: Sequence[str],
     ) -> Self:
         """Make an empty run, whole or not at all, and open it for writing.
+
+        Parameters
+        ----------
+        system_xml, topology_pdb : what moves; None in a run made from a table
 
         Raises
         ------
@@ -148,9 +152,10 @@ class Store:
         texts = {"config.toml": config_toml, "system/system.xml": system_xml, "system/topology.pdb": topology_pdb}
         try:
             with disk_errors(path):
-                (draft / "system").mkdir(parents=True)
                 for name, text in texts.items():
-                    (draft / name).write_text(text, encoding="utf-8")
+                    if text is not None:
+                        (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                        (draft / name).write_text(text, encoding="utf-8")
                 create_arrays(draft / "run.zarr", list(feature_names), list(cv_names), list(state_names))
                 draft.rename(path)
         finally:

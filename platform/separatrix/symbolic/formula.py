@@ -8,14 +8,15 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self
 
 import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
 from sympy.core.parameters import distribute
 from sympy.printing.mathml import MathMLPresentationPrinter
+from sympy.printing.numpy import NumPyPrinter
 from sympy.printing.pycode import pycode
 from sympy.printing.str import StrPrinter
 
@@ -64,6 +65,11 @@ class Formula:
     training_loss: float
     validation_loss: float
 
+    @classmethod
+    def from_data(cls, row: Mapping[str, Any]) -> Self:
+        """Return a formula as a run stores it; what else stands in the row is left aside."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
+
     @property
     def sympy(self) -> sympy.Expr:
         """The expression."""
@@ -86,6 +92,11 @@ class Formula:
         letters = {column: letter for letter, column in self.letters.items()}
         names = {symbol: letters.get(column, column) for symbol, column in self.symbols.items()}
         return f"<math>{_MathML(names).doprint(self.sympy)}</math>"
+
+    @property
+    def numpy(self) -> str:
+        """The expression as Python with the functions of ``numpy``."""
+        return str(NumPyPrinter({"fully_qualified_modules": True}).doprint(self.sympy))
 
     @property
     def python(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from separatrix.config import CatalogueSystem, PotentialSystem, RunConfig
+from separatrix.config import NOTHING_MOVES, CatalogueSystem, PotentialSystem, RunConfig
 from separatrix.errors import ConfigError
 from separatrix.expressions import suggestion
 from separatrix.systems.alanine_dipeptide import ALANINE_DIPEPTIDE
@@ -55,7 +55,7 @@ def resolve(data: Mapping[str, Any], *, where: str = "configuration") -> RunConf
     if not config.descriptors.columns and config.descriptors.internal_coordinates == "none":
         changes["descriptors"] = config.descriptors.model_copy(update={"columns": list(config.collective_variables)})
     if config.committor.frames is None:
-        overdamped = config.system.integrator == "brownian"
+        overdamped = config.dynamics.integrator == "brownian"
         changes["committor"] = config.committor.model_copy(update={"frames": overdamped})
     return config.model_copy(update=changes)
 
@@ -70,7 +70,7 @@ def build_system(config: RunConfig) -> System:
     SystemBuildError
         If the system cannot be built.
     """
-    settings = config.system
+    settings = config.dynamics
     entry = _entry(settings.kind, "configuration")
     if isinstance(settings, CatalogueSystem):
         _check_solvent(entry, settings.solvent, "configuration")
@@ -89,6 +89,8 @@ def _merge(defaults: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, An
 
 
 def _entry(kind: str, where: str) -> SystemEntry:
+    if kind == "table":
+        raise ConfigError(f"{where}: {NOTHING_MOVES}")
     if kind not in KINDS:
         raise ConfigError(f"{where}: system.kind: there is no {kind!r}{suggestion(kind, KINDS)}")
     return KINDS[kind]

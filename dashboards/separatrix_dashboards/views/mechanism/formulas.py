@@ -106,8 +106,10 @@ def formula_query(row: Row, version: int) -> Query:
     """Return the query of a formula and the model it was made to explain; documents with the same choice share it."""
 
     def compute(feed: Feed, snapshot: RunSnapshot) -> ShownFormula:
+        from separatrix.symbolic import Formula  # noqa: PLC0415 - brings sympy, for which the first paint does not wait
+
         choice = replace(first_choice(snapshot), version=version or None)
-        return _shown(feed, snapshot, formula_of(row), choice)
+        return _shown(feed, snapshot, Formula.from_data({"symbols": {}, **row}), choice)
 
     return Query(
         key=("formula", row["expression"], version),
@@ -115,14 +117,6 @@ def formula_query(row: Row, version: int) -> Query:
         depends=lambda snapshot: dependence(snapshot, first_choice(snapshot)),
         slow=True,
     )
-
-
-def formula_of(row: Row) -> Formula:
-    """Return a formula as it was stored."""
-    from separatrix.symbolic import Formula  # noqa: PLC0415 - brings sympy, for which the first paint does not wait
-
-    names = ("expression", "complexity", "training_loss", "validation_loss")
-    return Formula(symbols=row.get("symbols", {}), **{name: row[name] for name in names})
 
 
 def _shown(feed: Feed, snapshot: RunSnapshot, formula: Formula, choice: Choice) -> ShownFormula:

@@ -85,7 +85,7 @@ class MechanismView(View):
         self._points = Chart(height=_MAP_HEIGHT)
         self._maps = [Chart(height=_MAP_HEIGHT, fixed=("x", "y"), ready=self._finish) for _ in range(2)]
         self._typeset, self._facts, self._table = html(""), html(""), html("")
-        self._copy = CopyText()
+        self._copy = CopyText(sizing_mode="stretch_width")
         options = {f"{row['complexity']} operations": place for place, row in enumerate(rows)}
         self._choice = select("formula", options, best, width=150)
         self._language = one_of("as", ["Text", "LaTeX", "Python", "PLUMED"])

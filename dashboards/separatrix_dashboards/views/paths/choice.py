@@ -88,7 +88,9 @@ class Choice(param.Parameterized):
 
 def frame_time(snapshot: RunSnapshot) -> float:
     """Return the time between saved frames, ps."""
-    return snapshot.config.sampling.stride * snapshot.config.system.timestep / 1000.0
+    if snapshot.config.table is not None:  # which knows no time, and no paths
+        return 0.0
+    return snapshot.config.sampling.stride * snapshot.config.dynamics.timestep / 1000.0
 
 
 def chosen_path(feed: Feed, snapshot: RunSnapshot, shot: int) -> ChosenPath:

@@ -232,6 +232,11 @@ def path_words(snapshot: RunSnapshot, paths: AcceptedPaths, shot: int) -> str:
 
 def empty_words(snapshot: RunSnapshot) -> str:
     """Return why there is no path yet, as HTML."""
+    if snapshot.config.table is not None:
+        return (
+            f"No paths: this run was made from {escaped(snapshot.config.table.file)}, which holds configurations and "
+            "where shots from them ended, and no trajectories."
+        )
     first, *_, last = snapshot.state_names
     what = f"a path that leads from {escaped(first)} to {escaped(last)}"
     if snapshot.n_shots == 0:

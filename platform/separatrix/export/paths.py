@@ -1,0 +1,65 @@
+"""Transition paths as a trajectory, with their topology and a table of which frames are whose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from separatrix.errors import ExportError
+from separatrix.estimates import path_multiplicities
+from separatrix.export.files import check_ending, whole
+from separatrix.reader import Reader
+from separatrix.rows import are_transitions
+from separatrix.tables import write_table
+from separatrix.trajectory import PATH_ENDINGS, write_frames
+
+
+def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Path, Path, int]:
+    """Write the accepted paths of a run one after another, each from the lower-indexed to the higher-indexed state.
+
+    Beside the trajectory come ``.pdb``, its topology, and ``.csv``: for every path its shot, chain, weight (how often
+    its chain stood on it), first frame and number of frames. Frames are counted from 0; their times go on from path to
+    path, by the time between saved frames.
+
+    Parameters
+    ----------
+    file : ``.xtc`` (coordinates rounded to 0.001 nm), ``.dcd`` or ``.h5`` (which needs PyTables)
+    force : whether files that are there may be replaced
+
+    Returns
+    -------
+    The topology, the table, and the number of paths.
+
+    Raises
+    ------
+    ExportError
+        If the run holds no accepted path or no positions, the ending is unknown, or there is a file already.
+    """
+    check_ending(file, PATH_ENDINGS)
+    if reader.config.table is not None:
+        raise ExportError(f"{reader.folder} was made from a table and holds no paths; export shots instead")
+    shots = reader.columns("shots")
+    weight = path_multiplicities(shots["chain"], shots["accepted"])
+    rows = np.flatnonzero((weight > 0) & are_transitions(shots["ends"]))
+    if not len(rows):
+        raise ExportError(
+            f"{reader.folder}: expected accepted paths, found none in {len(weight):,} shots; "
+            f"sample more with separatrix run {reader.folder}"
+        )
+    topology, table = file.with_suffix(".pdb"), file.with_suffix(".csv")
+    source = reader.folder / "system" / "topology.pdb"
+    spacing = reader.config.sampling.stride * reader.config.dynamics.timestep / 1000.0
+    with whole(file, topology, table, force=force) as folder:
+        paths = (reader.path_positions(int(row)) for row in rows)
+        lengths = np.array(write_frames(folder / file.name, source, paths, spacing=spacing))
+        (folder / topology.name).write_bytes(source.read_bytes())
+        columns = {
+            "shot": rows,
+            "chain": shots["chain"][rows],
+            "weight": weight[rows],
+            "first_frame": np.cumsum(lengths) - lengths,
+            "n_frames": lengths,
+        }
+        write_table(folder / table.name, columns)
+    return topology, table, len(rows)

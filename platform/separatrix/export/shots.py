@@ -1,0 +1,80 @@
+"""The shots of a run as a table that `separatrix learn` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from separatrix.errors import ExportError
+from separatrix.export.files import check_ending, whole
+from separatrix.reader import Reader
+from separatrix.tables import ENDINGS, write_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a table of shots holds: the names of its columns of counts and of groups, and how many rows."""
+
+    counts: tuple[str, str]
+    groups: str | None
+    n_rows: int
+    n_left_out: int
+
+
+def write_shots(reader: Reader, file: Path, *, force: bool = False) -> Written:
+    """Write a row for every shot that ended in a state: the descriptors of its shooting point, and the counts.
+
+    The counts are ``n_A`` and ``n_B``; in a run made from a table they keep their names, and its groups, numbered, have
+    their column. Columns have the names and units of ``run.frames["features"]``.
+
+    Parameters
+    ----------
+    file : ``.csv``, ``.parquet`` (which needs pyarrow) or ``.npz``
+    force : whether a file that is there may be replaced
+
+    Raises
+    ------
+    ExportError
+        If the run has more than two states or no shots, or there is a file already.
+    """
+    check_ending(file, ENDINGS)
+    if len(reader.state_names) != 2:
+        raise ExportError(
+            f"{reader.folder}: expected two states, which two columns of counts can tell of; found "
+            f"{len(reader.state_names)} ({', '.join(reader.state_names)})"
+        )
+    shots, frames = reader.columns("shots"), reader.columns("frames")
+    rows, features = _configurations(shots, frames)
+    told = shots["n_A"][rows] + shots["n_B"][rows] > 0
+    rows, features = rows[told], features[told]
+    if not len(rows):
+        raise ExportError(f"{reader.folder}: expected shots that ended in a state, found none; sample more")
+    table = reader.config.table
+    first, second = ("n_A", "n_B") if table is None else reader.config.states.values()
+    groups = None if table is None else table.groups
+    names = [*reader.observables.descriptors.names, first, second, *([] if groups is None else [groups])]
+    if len(set(names)) < len(names):
+        raise ExportError(
+            f"{reader.folder}: a descriptor is called {first!r} or {second!r}, as the counts are; rename it"
+        )
+    columns = dict(zip(names, features.T, strict=False))
+    columns |= {first: shots["n_A"][rows], second: shots["n_B"][rows]}
+    if groups is not None:
+        columns[groups] = shots["chain"][rows]
+    with whole(file, force=force) as folder:
+        write_table(folder / file.name, columns)
+    return Written(counts=(first, second), groups=groups, n_rows=len(rows), n_left_out=len(shots["chain"]) - len(rows))
+
+
+def _configurations(
+    shots: Mapping[str, NDArray[Any]], frames: Mapping[str, NDArray[Any]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the shots (n,) whose shooting point is known, and its descriptors (n, d)."""
+    points = np.flatnonzero(frames["offset"] == 0)
+    points = points[frames["shot"][points] < len(shots["chain"])]  # the run may have gone on between
+    return frames["shot"][points], frames["features"][points]
