@@ -173,7 +173,7 @@ class Feed:
             analyses = tuple(self._pool.analyses.of(self.path).items())
             pool = self._pool.place(self.path), self._pool.problem(self.path), analyses
         files = ("run.zarr/zarr.json", "log.jsonl", *(f"results/{name}.json" for name in RESULTS))
-        return live, pool, *(_stamp(self.path / file) for file in files)
+        return live, pool, *(stamp(self.path / file) for file in files)
 
     def _look(self, revision: int) -> RunSnapshot:
         reader = self.reader
@@ -208,7 +208,7 @@ class Feed:
         )
 
     def _events(self) -> tuple[Mapping[str, Any], ...]:
-        mark = _stamp(self.path / "log.jsonl")
+        mark = stamp(self.path / "log.jsonl")
         if mark != self._log[0]:
             self._log = mark, tuple(self.reader.log())
         return self._log[1]
@@ -269,7 +269,8 @@ class _Reports(Mapping[int, Mapping[str, Any]]):
         return len(self._versions)
 
 
-def _stamp(file: Path) -> tuple[int, int]:
+def stamp(file: Path) -> tuple[int, int]:
+    """Return what changes whenever a file does."""
     try:
         stat = file.stat()
     except OSError:

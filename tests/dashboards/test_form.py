@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from separatrix.config import (
+    AnalysisConfig,
     CatalogueSystem,
     CommittorConfig,
     DescriptorsConfig,
@@ -28,6 +29,7 @@ SECTIONS = {
     "sampling": SamplingConfig,
     "committor": CommittorConfig,
     "seeding": SeedingConfig,
+    "analysis": AnalysisConfig,
 }
 LANDSCAPE = {
     "system": {

@@ -17,6 +17,7 @@ from separatrix import Session
 from separatrix.estimates import expected_transitions, perfect_yield
 from separatrix.records import Reason
 from separatrix.rows import are_transitions
+from separatrix.store import write_result
 from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Failure, Hub
@@ -332,3 +333,39 @@ def test_what_cannot_be_computed_is_told_in_its_place():
     pane = pn.pane.HTML("")
     live._write(pane, Failure(message="<broken>"))
     assert "&lt;broken&gt;" in pane.object
+
+
+def texts(panel):
+    return " ".join(str(pane.object) for pane in panel.select(pn.pane.HTML))
+
+
+def insight(n_shots, expression, means):
+    return {
+        "n_shots": n_shots,
+        "model_version": 3,
+        "noise_line": 0.01,
+        "groups": [{"name": name, "mean": mean, "std": 0.01} for name, mean in means.items()],
+        "expression": expression,
+        "symbols": {"x": "x"},
+        "complexity": 2,
+        "training_loss": 0.5,
+        "validation_loss": 0.51,
+        "network_loss": 0.5,
+    }
+
+
+def test_the_mechanism_so_far_is_shown_with_how_it_changed(landscape_run, tmp_path):
+    path = shutil.copytree(landscape_run, tmp_path / "run")
+    hub = Hub()
+    entries = [insight(250, "2.0*x", {"x": 0.2, "y": 0.1}), insight(500, "2.0*x", {"x": 0.3, "y": 0.1})]
+    with DOCUMENT:
+        view = LiveView(Watch(hub, hub.feed(path), push=push).scope()).__panel__()
+    assert "Found after every 250 shots" in texts(view)
+    for more in (insight(750, "3.1*x - 0.2", {"y": 0.5, "x": 0.4}), insight(1000, "2.5*x", {"x": 0.5, "z": 0.1})):
+        entries = [*entries, more]
+        write_result(path, "insights", {"entries": entries})
+        until(lambda more=more: f"After {more['n_shots']:,} shots" in texts(view))
+    shown = texts(view)
+    assert "<math>" in shown
+    assert [shown.count(f"q = {each}<") for each in ("2.5*x", "3.1*x - 0.2", "2.0*x")] == [1, 1, 1]
+    hub.close()

@@ -25,6 +25,7 @@ _SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Descriptors": ("descriptors",),
     "Committor": ("committor",),
     "First path": ("seeding",),
+    "Mechanism": ("analysis",),
 }
 """Heading -> the tables of the configuration below it; the order is that of the page."""
 

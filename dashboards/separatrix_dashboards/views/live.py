@@ -32,6 +32,7 @@ from separatrix_dashboards.views.live_figures import (
     ideal_yield,
     newest_calibration,
 )
+from separatrix_dashboards.views.live_insights import Insights, insights_query
 from separatrix_dashboards.words import ago, escaped, with_error
 
 NEWEST = 30
@@ -67,6 +68,7 @@ class LiveView(View):
             self._later(self._losses),
             self._later(self._rates),
             self._later(self._calibration),
+            self._later(self._mechanism),
             card("Newest shots", table, **CELL),
         ]
         return pn.Column(start, grid(*cards), sizing_mode="stretch_width", margin=0)
@@ -83,6 +85,7 @@ class LiveView(View):
         note = "Per shot. Held-out configurations are those that the networks judging them never trained on."
         return grid(
             self._later(self._calibration),
+            self._later(self._mechanism),
             card("Trainings", trainings, note=note, **CELL),
             card("Configurations", rows, note="The last ones of the table.", **CELL),
         )
@@ -139,6 +142,30 @@ class LiveView(View):
         query = Query(key="live.calibrated", compute=calibration_words, depends=_by_model, slow=True)
         self.scope.add(query, partial(_write, words))
         return card("Calibration on held-out shots", words, self._from(_by_model, _FIRST_MODEL, chart), **FILLING)
+
+    def _mechanism(self) -> pn.Column:
+        every = self.feed.snapshot.config.analysis.every
+        waiting = empty(
+            f"Found after every {every} shots while worker processes sample, as far as they leave time for it."
+            if every
+            else "Not looked for: this run's <code>analysis.every</code> is 0."
+        )
+        formula, table = html(""), html("", margin=(8, 0, 0, 0))
+        chart = Chart(height=200, ready=from_zero)
+        found = pn.Column(formula, chart.pane, table, sizing_mode="stretch_width", margin=0, visible=False)
+
+        def show(insights: Insights | Failure | None) -> None:
+            found.visible = isinstance(insights, Insights)
+            waiting.visible = not found.visible
+            if isinstance(insights, Insights):
+                formula.object, table.object = insights.formula, insights.table
+                chart.apply(insights.relevance)
+            elif isinstance(insights, Failure):
+                waiting.object = f'<div class="sx-problem">{escaped(insights.message)}</div>'
+
+        self.scope.add(insights_query(), show)
+        note = "The best short formula for the logit q of the committor, and how much each group of inputs matters."
+        return card("Mechanism so far", waiting, found, note=note, **FILLING)
 
     def _from(self, count: Callable[[RunSnapshot], int], when: str, *charts: Chart) -> pn.Column:
         """Return charts that stand in the place of a few words from the time on when there is something to draw."""

@@ -84,8 +84,7 @@ class ShownFormula:
 
     Attributes
     ----------
-    mathml : the formula, typeset
-    letters : letter in it -> column, for columns with long names
+    formula : as it is stored
     texts : language -> the formula in it
     points : q of both on shooting points
     maps : p_B by the formula and by the network, over the first collective variables; none before there are frames
@@ -93,8 +92,7 @@ class ShownFormula:
     agreement : of the two q on all shooting points
     """
 
-    mathml: str
-    letters: Mapping[str, str]
+    formula: Formula
     texts: Mapping[str, str]
     points: Drawing
     maps: tuple[Drawing, ...]
@@ -130,8 +128,7 @@ def _shown(feed: Feed, snapshot: RunSnapshot, formula: Formula, choice: Choice) 
     draw = draw_curve if choice.y is None else draw_map
     same = replace(found, model=_prediction(feed, snapshot, found, formula, choice))
     return ShownFormula(
-        mathml=formula.mathml,
-        letters=formula.letters,
+        formula=formula,
         texts={
             "Text": formula.expression,
             "LaTeX": formula.latex,
@@ -167,6 +164,13 @@ def _draw_points(network: NDArray[Any], short: NDArray[Any]) -> hv.Overlay:
             hv.Scatter((network, short), x, y).opts(color=BLUE, size=4, alpha=0.5),
         ]
     ).opts(show_legend=False)
+
+
+def typeset_html(formula: Formula) -> str:
+    """Return a formula typeset, and what the letters in it stand for."""
+    letters = [f"<i>{letter}</i>&thinsp;=&thinsp;{escaped(column)}" for letter, column in formula.letters.items()]
+    legend = f'<div class="sx-note">{"; ".join(letters)}</div>' if letters else ""
+    return f'<div class="sx-formula"><math><mi>q</mi><mo>=</mo></math>{formula.mathml}</div>{legend}'
 
 
 def formulas_html(result: Row, chosen: int | None = None) -> str:

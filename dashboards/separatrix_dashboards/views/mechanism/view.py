@@ -25,6 +25,7 @@ from separatrix_dashboards.views.mechanism.formulas import (
     front_note,
     recommended_row,
     rows_of,
+    typeset_html,
 )
 from separatrix_dashboards.views.mechanism.relevance import draw_relevance, relevance_note
 from separatrix_dashboards.widgets import CopyText, integer, one_of, select
@@ -147,7 +148,7 @@ class MechanismView(View):
             self._facts.object = f'<div class="sx-problem">{escaped(shown.message)}</div>'
             return
         self._shown = shown
-        self._typeset.object = typeset_html(shown)
+        self._typeset.object = typeset_html(shown.formula)
         self._facts.object = facts_html(self._result, row, shown)
         self._write()
         self._points.apply(shown.points)
@@ -165,13 +166,6 @@ def _beside(*cards: pn.Column) -> pn.Row:
         each.param.update(styles={"flex": "1 1 380px", "align-self": "stretch", "height": "auto"}, margin=0)
     styles = {"flex-wrap": "wrap", "gap": "12px", "align-items": "stretch"}
     return pn.Row(*cards, styles=styles, sizing_mode="stretch_width", margin=(0, 0, 12, 0))
-
-
-def typeset_html(shown: ShownFormula) -> str:
-    """Return a formula typeset, and what the letters in it stand for."""
-    letters = [f"<i>{letter}</i>&thinsp;=&thinsp;{escaped(column)}" for letter, column in shown.letters.items()]
-    legend = f'<div class="sx-note">{"; ".join(letters)}</div>' if letters else ""
-    return f'<div class="sx-formula"><math><mi>q</mi><mo>=</mo></math>{shown.mathml}</div>{legend}'
 
 
 def facts_html(result: Mapping[str, Any], row: Mapping[str, Any], shown: ShownFormula | None) -> str:
