@@ -169,4 +169,17 @@ def _explain(run: Path, tell: Tell, **options: Any) -> None:
     )
 
 
-KINDS: Final[Mapping[str, Callable[..., None]]] = {"explain": _explain}
+def _validate(run: Path, tell: Tell, **options: Any) -> None:
+    from separatrix.validation import validate  # noqa: PLC0415 - seconds of imports
+
+    tell(0.0, "preparing")
+    validate(
+        run,
+        report=lambda progress: tell(
+            progress.done / progress.total, f"{progress.done:,} of {progress.total:,} trajectories"
+        ),
+        **options,
+    )
+
+
+KINDS: Final[Mapping[str, Callable[..., None]]] = {"explain": _explain, "validate": _validate}

@@ -1,4 +1,4 @@
-"""The command line: ``separatrix systems | new | run | learn | show | explain | export | doctor``."""
+"""The command line: ``separatrix systems | new | run | learn | show | explain | validate | export | doctor``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from separatrix.commands import export
 from separatrix.commands.learn import learn
+from separatrix.commands.validate import validate
 from separatrix.config import TableSystem, anchored, apply_overrides, read_toml
 from separatrix.diagnosis import diagnose
 from separatrix.errors import ConfigError, RunExistsError, SeparatrixError
@@ -114,6 +115,7 @@ def run_(
 
 
 app.command()(learn)
+app.command()(validate)
 app.add_typer(export.app)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from separatrix.committor import Committor
 from separatrix.errors import AnalysisError
+from separatrix.executors import until_interrupted
 from separatrix.reader import Reader
 from separatrix.records import FloatArray, IntArray
 from separatrix.relevance import (
@@ -176,7 +177,7 @@ def explain(
         report=follow,
         stop=stop,
     )
-    formulas = _until_interrupted(search, stop)
+    formulas = until_interrupted(search, stop)
     mechanism = Mechanism(
         relevance=ranking.of_columns(),
         groups=ranking.of_groups(),
@@ -204,23 +205,7 @@ def _check(reader: Reader, seed: int, numbers: Mapping[str, int | None]) -> None
     n_columns, wanted = len(reader.observables.descriptors.names), numbers["inputs"]
     if wanted is not None and wanted > n_columns:
         raise AnalysisError(f"inputs: expected {n_columns} at most, the descriptors of {reader.folder}; got {wanted}")
-    if len(reader.state_names) != 2:
-        raise AnalysisError(
-            f"{reader.folder}: expected a run with two states, found {len(reader.state_names)} "
-            f"({', '.join(reader.state_names)}); explain one pair of them in a run of its own"
-        )
-    if not reader.model_versions:
-        raise AnalysisError(
-            f"{reader.folder}: expected a trained committor, found none; the first training comes after ten shots: "
-            f"{_more(reader)}"
-        )
-
-
-def _more(reader: Reader) -> str:
-    """Return how a run comes by more shots."""
-    if reader.config.table is not None:
-        return "make a run from a table with more rows, or with more groups"
-    return f"sample more with separatrix run {reader.folder}"
+    reader.trained_model()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -250,7 +235,7 @@ class Evidence:
         AnalysisError
             If there are too few shots.
         """
-        model, shots = reader.model(), reader.columns("shots")
+        model, shots = reader.trained_model(), reader.columns("shots")
         frames = reader.columns("frames")
         # The run may have gone on between: frames of shots that came since are left out.
         n_frames = int(np.searchsorted(frames["shot"], len(shots["chain"])))
@@ -267,7 +252,7 @@ class Evidence:
         if judging.sum() < 2 or judging.all():
             raise AnalysisError(
                 f"{reader.folder}: expected shots that are held out to judge by, and others, found {judging.sum()} of "
-                f"{len(judging)} held out; {_more(reader)}"
+                f"{len(judging)} held out; {reader.more_shots()}"
             )
         return cls(
             model=model,
@@ -408,28 +393,3 @@ def recommended(formulas: Sequence[Formula], shots: Shots) -> Formula:
         return surprise + n_constants / 2 * math.log(len(q))
 
     return min(formulas, key=criterion)
-
-
-def _until_interrupted(search: Callable[[], list[Formula]], stop: threading.Event) -> list[Formula]:
-    """Search in a thread of its own; Ctrl-C sets ``stop`` and waits for what was found, a second one is raised."""
-    ended = threading.Event()
-    found: list[list[Formula]] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            found.append(search())
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-        finally:
-            ended.set()
-
-    threading.Thread(target=work, name="formula search", daemon=True).start()
-    try:
-        ended.wait()
-    except KeyboardInterrupt:
-        stop.set()
-        ended.wait()
-    if errors:
-        raise errors[0]
-    return found[0]

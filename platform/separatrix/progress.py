@@ -1,15 +1,16 @@
-"""A run or a search in the terminal: a progress bar and the numbers that matter, from immutable snapshots."""
+"""Runs, searches and validations in the terminal: a progress bar and the numbers that matter, from values."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,10 +20,12 @@ from rich.text import Text
 
 from separatrix.config import RunConfig
 from separatrix.estimates import perfect_yield
-from separatrix.records import RunState, Status
+from separatrix.records import RunState, ShootingProgress, Status
 
 if TYPE_CHECKING:
     from separatrix.symbolic import Progress  # brings sympy and Numba, which a mistyped option must not wait for
+
+_P = TypeVar("_P")
 
 LINE_INTERVAL = 30.0
 """Seconds between lines where there is no terminal; a line also tells when the run begins something else."""
@@ -125,20 +128,20 @@ class ProgressDisplay:
         self._console.print(status_line(status, left), highlight=False, markup=False, soft_wrap=True)
 
 
-class SearchDisplay:
-    """Shows a search for formulas until the ``with`` block ends.
+class WorkDisplay(ABC, Generic[_P]):
+    """Shows how far a piece of work is until the ``with`` block ends.
 
     Parameters
     ----------
-    stop : set when the search is to end early
+    stop : set when the work is to end early
     console : where to draw; a terminal gets a live display, anything else a line now and then
     """
 
     def __init__(self, stop: threading.Event, console: Console | None = None) -> None:
         self._stop = stop
         self._console = console or Console(stderr=True)
-        self._progress: Progress | None = None
-        self._last_printed: Progress | None = None
+        self._progress: _P | None = None
+        self._last_printed: _P | None = None
         self._printed = -math.inf
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
 
@@ -155,36 +158,78 @@ class SearchDisplay:
         elif self._progress is not self._last_printed and self._progress is not None:
             self._print_line(self._progress)
 
-    def report(self, progress: Progress) -> None:
-        """Take in how far the search is."""
+    def report(self, progress: _P) -> None:
+        """Take in how far the work is."""
         self._progress = progress
         if not self._console.is_terminal and time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
             self._last_printed = progress
             self._print_line(progress)
 
+    @abstractmethod
     def _activity(self) -> str:
-        if self._progress is None:
-            return "ranking the inputs"
-        return "writing formulas" if self._ended(self._progress) else "searching formulas"
+        """Return what is being done."""
 
-    def _ended(self, progress: Progress) -> bool:
-        return self._stop.is_set() or progress.share >= 1.0
+    @abstractmethod
+    def _share(self, progress: _P) -> float:
+        """Return how much of it is done, 0 to 1."""
+
+    @abstractmethod
+    def _words(self, progress: _P) -> str:
+        """Return the numbers that matter, and the time left."""
+
+    def _ended(self, progress: _P) -> bool:
+        return self._stop.is_set() or self._share(progress) >= 1.0
 
     def _render(self) -> Table:
         grid = Table.grid(padding=(0, 2), expand=True)
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True)
-        share = 0.0 if self._progress is None else self._progress.share
+        share = 0.0 if self._progress is None else self._share(self._progress)
         bar = ProgressBar(total=1.0, completed=share, pulse=self._progress is None)
-        words = "" if self._progress is None else search_in_words(self._progress, self._ended(self._progress))
-        grid.add_row(self._activity(), bar, words)
+        grid.add_row(self._activity(), bar, "" if self._progress is None else self._words(self._progress))
         return grid
 
-    def _print_line(self, progress: Progress) -> None:
-        line = f"{self._activity()}: {progress.share:.0%}, {search_in_words(progress, self._ended(progress))}"
+    def _print_line(self, progress: _P) -> None:
+        line = f"{self._activity()}: {self._share(progress):.0%}, {self._words(progress)}"
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class SearchDisplay(WorkDisplay["Progress"]):
+    """Shows a search for formulas."""
+
+    def _activity(self) -> str:
+        if self._progress is None:
+            return "ranking the inputs"
+        return "writing formulas" if self._ended(self._progress) else "searching formulas"
+
+    def _share(self, progress: Progress) -> float:
+        return progress.share
+
+    def _words(self, progress: Progress) -> str:
+        return search_in_words(progress, self._ended(progress))
+
+
+class ShootingDisplay(WorkDisplay[ShootingProgress]):
+    """Shows committor shooting."""
+
+    def _activity(self) -> str:
+        if self._progress is None:
+            return "stopping" if self._stop.is_set() else "preparing"
+        if self._share(self._progress) >= 1.0:
+            return "validated"
+        return "stopping" if self._stop.is_set() else "shooting"
+
+    def _share(self, progress: ShootingProgress) -> float:
+        return progress.done / progress.total
+
+    def _words(self, progress: ShootingProgress) -> str:
+        parts = [f"{progress.done:,} of {progress.total:,} trajectories", clock(progress.seconds)]
+        if progress.made and not self._ended(progress):
+            left = (progress.total - progress.done) * progress.seconds / progress.made
+            parts.append(f"{clock(left)} left")
+        return ", ".join(parts)
 
 
 def search_in_words(progress: Progress, ended: bool = False) -> str:

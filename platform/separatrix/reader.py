@@ -18,11 +18,11 @@ from separatrix.committor import Committor
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import read_atoms
 from separatrix.errors import AnalysisError, ConfigError, StoreError
-from separatrix.estimates import transition_yield
+from separatrix.estimates import clopper_pearson, transition_yield
 from separatrix.observables import Observables, TableObservables
 from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
-from separatrix.rows import restore_status
-from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, is_locked, read_result
+from separatrix.rows import outcome_counts, restore_status
+from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, Validations, is_locked, read_result
 
 
 class Reader:
@@ -138,6 +138,32 @@ class Reader:
                 self._models[version] = model
         return self._models[version]
 
+    def trained_model(self) -> Committor:
+        """Return the newest committor model of a run with two states.
+
+        Raises
+        ------
+        AnalysisError
+            If there are more than two states, or no trained model yet.
+        """
+        if len(self.state_names) != 2:
+            raise AnalysisError(
+                f"{self.folder}: expected a run with two states, found {len(self.state_names)} "
+                f"({', '.join(self.state_names)}); look at one pair of them in a run of its own"
+            )
+        if not self.model_versions:
+            raise AnalysisError(
+                f"{self.folder}: expected a trained committor, found none; the first training comes after ten shots: "
+                f"{self.more_shots()}"
+            )
+        return self.model()
+
+    def more_shots(self) -> str:
+        """Return how this run comes by more shots, for the end of an error message."""
+        if self.config.table is not None:
+            return "make a run from a table with more rows, or with more groups"
+        return f"sample more with separatrix run {self.folder}"
+
     def model_report(self, version: int) -> dict[str, Any]:
         """Return what the training of a version gave: losses, learning rate, efficiency factor, calibration."""
         self._store.refresh()
@@ -240,6 +266,62 @@ class Reader:
     def result(self, name: str) -> dict[str, Any] | None:
         """Return the result of an analysis, ``mechanism``, ``validation`` or ``test``; None when the run holds none."""
         return read_result(self.folder, name)
+
+    @property
+    def stored_validations(self) -> Validations:
+        """The committor shooting that the run holds, as it is on disk."""
+        return self._store.validations
+
+    @property
+    def validation(self) -> xr.Dataset | None:
+        """The validation worked on last, one row for each configuration; None before the first.
+
+        Variables (configuration): the counts ``n_A``, ``n_B``, ``n_neither`` (no state within ``max_frames``) and
+        ``n_failed``, the ``observed`` p_B with its exact 95 % interval ``lower`` and ``upper``, ``p_B`` by the newest
+        network, and the ``shot`` and ``frame`` of the path that the configuration is from; ``features`` and ``cvs`` as
+        in `frames`. Scores are in ``result("validation")``; other validations are opened with
+        ``validation_of(number)``.
+        """
+        numbers = self.stored_validations.numbers()
+        if not numbers:
+            return None
+        latest = (self.result("validation") or {}).get("number", numbers[-1])
+        return self.validation_of(latest if latest in numbers else numbers[-1])
+
+    def validation_of(self, number: int) -> xr.Dataset:
+        """Return a validation by its number, counted from 0, as `validation` does.
+
+        Raises
+        ------
+        StoreError
+            If there is none with this number.
+        """
+        stored = self.stored_validations.open(number)
+        starts, model = stored.configurations(), self.trained_model()
+        names = ("n_A", "n_B", "n_neither", "n_failed")
+        columns: dict[str, Any] = dict(
+            zip(names, outcome_counts(stored.outcomes(), len(starts.positions)), strict=True)
+        )
+        n = columns["n_A"] + columns["n_B"]
+        columns["observed"] = np.divide(columns["n_B"], n, out=np.full(len(n), np.nan), where=n > 0)
+        columns["lower"], columns["upper"] = clopper_pearson(columns["n_B"], n)
+        columns |= {"p_B": model.p_B(starts.features), "shot": starts.shot, "frame": starts.frame}
+        data: dict[str, Any] = {name: ("configuration", column) for name, column in columns.items()}
+        data |= {
+            "features": (("configuration", "feature"), starts.features),
+            "cvs": (("configuration", "cv"), starts.cvs),
+        }
+        return xr.Dataset(
+            data,
+            coords={"cv": list(self._store.cv_names), "feature": list(self._store.feature_names)},
+            attrs={
+                "states": self.state_names,
+                "number": number,
+                "seed": stored.settings["seed"],
+                "drawn_with": starts.model,
+                "model": model.version,
+            },
+        )
 
     def log(self) -> list[dict[str, Any]]:
         """Return the events of the run, oldest first; a line cut short by a crash is left out."""

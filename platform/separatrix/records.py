@@ -134,10 +134,94 @@ class ShotOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrajectoryTask:
+    """One trajectory of committor shooting: from a configuration, with fresh velocities, into a state.
+
+    Attributes
+    ----------
+    configuration, trajectory : which of the configurations, and which of its trajectories
+    seed : seed of the velocities and of the thermostat
+    """
+
+    configuration: int
+    trajectory: int
+    snapshot: Snapshot
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrajectoryOutcome:
+    """Where a trajectory of committor shooting ended.
+
+    Attributes
+    ----------
+    state : index of the state, ``NO_STATE`` when it reached none within ``max_frames``
+    n_frames : saved frames, the first one not counted
+    md_steps : integration steps
+    seconds : wall time in the worker
+    """
+
+    configuration: int
+    trajectory: int
+    state: int
+    n_frames: int
+    md_steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Configurations:
+    """Where committor shooting starts: frames of a run's transition paths.
+
+    Attributes
+    ----------
+    positions : (n, n_atoms, 3) float32, nm
+    box : (n, 3, 3) float32, nm, or None
+    features : (n, n_descriptors) float32
+    cvs : (n, n_collective_variables) float32
+    q : (n,) logit of p_B by the model that they were drawn with
+    shot, frame : (n,) which frame of which shot's path each one is
+    model : version of that model
+    """
+
+    positions: Float32Array
+    box: Float32Array | None
+    features: Float32Array
+    cvs: Float32Array
+    q: FloatArray
+    shot: IntArray
+    frame: IntArray
+    model: int
+
+    def snapshot(self, configuration: int) -> Snapshot:
+        """Return one of them to shoot from."""
+        return Snapshot(
+            positions=self.positions[configuration], box=None if self.box is None else self.box[configuration]
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShootingProgress:
+    """How far committor shooting is.
+
+    Attributes
+    ----------
+    done, total : trajectories that are there and wanted, those of earlier calls included
+    made : trajectories made by this call
+    seconds : since it began to make them, 0 before
+    """
+
+    done: int
+    total: int
+    made: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShotFailure:
     """A trial that a machine could not finish; returned, never raised, so that one bad shot ends no run."""
 
-    task: ShotTask
+    task: ShotTask | TrajectoryTask
     error: str
     traceback: str
 

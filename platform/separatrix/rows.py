@@ -16,6 +16,7 @@ from separatrix.records import (
     ChainState,
     ChainStep,
     Density,
+    IntArray,
     Path,
     Reason,
     RunState,
@@ -156,3 +157,17 @@ def restore_status(store: Store, target: int, shots: Mapping[str, NDArray[Any]] 
         validation_loss=report.get("validation_loss"),
         message=str(notes.get("message", "")),
     )
+
+
+def outcome_counts(outcomes: Mapping[str, NDArray[Any]], n: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Return how trajectories of committor shooting ended, (n,) each by configuration.
+
+    Returns
+    -------
+    tuple
+        Those in state A, in state B, in neither within ``max_frames``, and those that a machine could not finish.
+    """
+    state, failed = outcomes["state"], outcomes["failed"]
+    kinds = (state == 0, state == 1, (state == NO_STATE) & ~failed, failed)
+    a, b, neither, lost = (np.bincount(outcomes["configuration"][kind], minlength=n) for kind in kinds)
+    return a, b, neither, lost

@@ -19,11 +19,12 @@ from separatrix.loop import Control, Loop
 from separatrix.mechanism import GENERATIONS, Mechanism, explain
 from separatrix.observables import Observables
 from separatrix.preparing import check_platform, own_seed_path, write_seed_paths
-from separatrix.progress import ProgressDisplay, SearchDisplay
+from separatrix.progress import ProgressDisplay, SearchDisplay, ShootingDisplay
 from separatrix.reader import Reader
 from separatrix.records import Status
 from separatrix.store import Store
 from separatrix.systems import build_system, resolve
+from separatrix.validation import CONFIGURATIONS, SHOTS, Validation, validate
 
 
 class Session:
@@ -246,6 +247,50 @@ class Session:
                 seed=seed,
                 generations=generations,
                 workers=workers,
+                report=display.report if display is not None else None,
+                stop=stop,
+            )
+
+    def validate(
+        self,
+        *,
+        configurations: int = CONFIGURATIONS,
+        shots: int = SHOTS,
+        seed: int = 0,
+        workers: int | None = None,
+        platform: str = "auto",
+        progress: bool = True,
+    ) -> Validation:
+        """Shoot trajectories from configurations spread over predicted p_B, and hold the predictions against them.
+
+        All is stored in the run. The same ``configurations`` and ``seed`` go on with what is there, until it holds
+        ``shots`` trajectories from each configuration in total; others begin a validation beside it. Ctrl-C commits
+        and returns what there is.
+
+        Parameters
+        ----------
+        configurations, shots : how many, and how many trajectories from each of them
+        seed : of the configurations and the trajectories
+        workers : worker processes; one per core by default, 0 shoots in this process
+        platform : OpenMM platform, or "auto" for the fastest on this system
+        progress : show a progress display
+
+        Raises
+        ------
+        AnalysisError
+            If there is no trained committor, more than two states, too few frames, or a number is out of range.
+        RunLockedError
+            If this or another process samples the run now.
+        """
+        stop = threading.Event()
+        with ShootingDisplay(stop) if progress else contextlib.nullcontext() as display:
+            return validate(
+                self.path,
+                configurations=configurations,
+                shots=shots,
+                seed=seed,
+                workers=workers,
+                platform=platform,
                 report=display.report if display is not None else None,
                 stop=stop,
             )

@@ -1,4 +1,4 @@
-"""Two-way shooting: the one thing workers do. A worker builds its engine once, from the run's own files."""
+"""Two-way shooting and committor shooting: what workers do. A worker builds its engine once, from the run's files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ import numpy as np
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import Engine, Half, platform_properties, read_atoms
 from separatrix.observables import Observables
-from separatrix.records import Float32Array, ShotFailure, ShotOutcome, ShotTask, connects
+from separatrix.records import (
+    Float32Array,
+    ShotFailure,
+    ShotOutcome,
+    ShotTask,
+    TrajectoryOutcome,
+    TrajectoryTask,
+    connects,
+)
 from separatrix.store import write_trajectory
 
 
@@ -96,6 +104,31 @@ class Shooter:
             trajectory=trajectory,
         )
 
+    def follow(self, task: TrajectoryTask) -> TrajectoryOutcome:
+        """Integrate from x with fresh Maxwell-Boltzmann velocities until a state, or for ``max_frames`` frames.
+
+        One way only: the halves of a shot start with opposite velocities and are no independent trials of p_B(x).
+
+        Raises
+        ------
+        EngineError
+            If the integration blows up.
+        """
+        start = time.perf_counter()
+        engine = self.engine
+        engine.reseed(task.seed)
+        velocities, _ = engine.draw_velocities(task.snapshot, self._seeded(task.seed))
+        half = engine.half(task.snapshot, velocities, self.observables.measure, self.max_frames)
+        n_frames = len(half.positions)
+        return TrajectoryOutcome(
+            configuration=task.configuration,
+            trajectory=task.trajectory,
+            state=half.state,
+            n_frames=n_frames,
+            md_steps=n_frames * engine.stride,
+            seconds=time.perf_counter() - start,
+        )
+
     def _seeded(self, seed: int) -> np.random.Generator:
         """Return the generator of one shot: Philox keyed by its seed, ten times as fast to set as a new generator."""
         self._rng.bit_generator.state = {
@@ -138,9 +171,21 @@ def start_worker(spec: WorkerSpec) -> None:
 def shoot(task: ShotTask) -> ShotOutcome | ShotFailure:
     """Make one shot in a worker process; whatever goes wrong comes back as a value."""
     try:
-        shooter: Shooter | None = getattr(_here, "shooter", None)
-        if shooter is None:
-            raise RuntimeError("start_worker was not called in this thread")
-        return shooter.shoot(task)
+        return _shooter().shoot(task)
     except Exception as error:  # noqa: BLE001 - one bad shot must not end a run
         return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+
+
+def follow(task: TrajectoryTask) -> TrajectoryOutcome | ShotFailure:
+    """Make one trajectory of committor shooting in a worker process; whatever goes wrong comes back as a value."""
+    try:
+        return _shooter().follow(task)
+    except Exception as error:  # noqa: BLE001 - one bad trajectory must not end a validation
+        return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+
+
+def _shooter() -> Shooter:
+    shooter: Shooter | None = getattr(_here, "shooter", None)
+    if shooter is None:
+        raise RuntimeError("start_worker was not called in this thread")
+    return shooter

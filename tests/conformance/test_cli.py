@@ -25,9 +25,9 @@ from rich.console import Console
 
 from separatrix import preparing, progress
 from separatrix.cli import main
-from separatrix.progress import ProgressDisplay, SearchDisplay, clock, status_line
+from separatrix.progress import ProgressDisplay, SearchDisplay, ShootingDisplay, clock, status_line
 from separatrix.reader import Reader
-from separatrix.records import RunState, Status
+from separatrix.records import RunState, ShootingProgress, Status
 from separatrix.session import Session
 from separatrix.symbolic import Progress as SearchProgress
 from separatrix.systems import CATALOGUE, resolve
@@ -158,7 +158,7 @@ def test_systems_lists_the_catalogue():
 def test_help_names_every_command():
     for arguments in ((), ("--help",)):
         text = succeed(*arguments)
-        for command in ("systems", "new", "run", "learn", "show", "explain", "export", "doctor"):
+        for command in ("systems", "new", "run", "learn", "show", "explain", "validate", "export", "doctor"):
             assert re.search(rf"\b{command}\b", text)
 
 
@@ -532,10 +532,10 @@ def test_the_time_left_follows_the_latest_pace():
     assert clock(3725) == "1:02:05"
 
 
-def drawn_search(stop, *moments):
+def drawn_search(stop, *moments, display=SearchDisplay):
     """Return the lines of the display of a search in a terminal of 80 columns, after each moment."""
     console = Console(width=80, file=io.StringIO(), force_terminal=True)
-    display, lines = SearchDisplay(stop, console), []
+    display, lines = display(stop, console), []
     for moment in moments:
         if moment is not None:
             display.report(moment)
@@ -560,6 +560,24 @@ def test_a_search_shows_its_best_loss_its_speed_and_the_time_left():
     for line in drawn_search(stop, done) + drawn_search(stop_early, busy):
         assert line.startswith("writing formulas")
         assert "left" not in line
+
+
+def test_committor_shooting_shows_its_trajectories_and_the_time_left():
+    begun = ShootingProgress(done=500, total=2000)
+    busy = ShootingProgress(done=1000, total=2000, made=500, seconds=100.0)
+    stop = threading.Event()
+    lines = drawn_search(stop, None, begun, busy, display=ShootingDisplay)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("preparing")
+    assert re.match(r"shooting .* 500 of 2,000 trajectories, 0:00:00 *$", lines[1])
+    # What an earlier command made says nothing about the pace of this one.
+    assert re.match(r"shooting .* 1,000 of 2,000 trajectories, 0:01:40, 0:03:20 left", lines[2])
+    stop.set()
+    (line,) = drawn_search(stop, busy, display=ShootingDisplay)
+    assert line.startswith("stopping")
+    assert "left" not in line
+    (line,) = drawn_search(stop, replace(busy, done=2000), display=ShootingDisplay)
+    assert line.startswith("validated")
 
 
 def test_without_a_terminal_a_search_has_a_line_when_it_begins_and_one_when_it_ends():

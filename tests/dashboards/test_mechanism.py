@@ -19,6 +19,7 @@ from separatrix_dashboards.sessions import SessionPool
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.mechanism import MechanismView
 from separatrix_dashboards.views.mechanism.formulas import recommended_row, rows_of
+from separatrix_dashboards.views.validation import ValidationView
 
 
 def until(true, seconds=60.0):
@@ -42,11 +43,11 @@ def viewed(explained_run):
     pool = SessionPool(1)
     hubs = []
 
-    def view(path=explained_run, role=Role.OPERATOR):
+    def view(path=explained_run, role=Role.OPERATOR, kind=MechanismView):
         hub = Hub(path.parent, pool)
         hubs.append(hub)
         with DOCUMENT:
-            result = MechanismView(Watch(hub, hub.feed(path), push=push, role=lambda: role).scope())
+            result = kind(Watch(hub, hub.feed(path), push=push, role=lambda: role).scope())
             return result, result.__panel__()
 
     yield view
@@ -106,6 +107,21 @@ def test_an_analysis_from_the_page_brings_its_result(viewed, landscape_run, tmp_
     until(lambda: view._result != {})
     until(lambda: labels(panel) == ["Explain"])
     assert read(path).result("mechanism")["complete"]
+
+
+def test_a_validation_from_the_page_brings_its_result(viewed, landscape_run, tmp_path):
+    path = shutil.copytree(landscape_run, tmp_path / "run")
+    view, panel = viewed(path, kind=ValidationView)
+    with DOCUMENT:
+        (start,) = [button for button in panel.select(pn.widgets.Button) if button.label == "Validate"]
+        for field, number in zip(panel.select(pn.widgets.IntInput), (5, 8), strict=True):
+            field.value = number
+        start.clicks += 1
+    until(lambda: "Cancel" in labels(panel))
+    until(lambda: view._result is not None and view._result["complete"])
+    until(lambda: labels(panel) == ["Validate"])
+    assert read(path).result("validation")["trajectories"] == 40
+    assert labels(viewed(path, Role.VIEWER, ValidationView)[1]) == []
 
 
 def test_an_analysis_can_be_cancelled_and_keeps_what_it_found(landscape_run, tmp_path):

@@ -21,7 +21,8 @@ from separatrix_dashboards.views.mechanism import MechanismView
 from separatrix_dashboards.views.mechanism.formulas import formulas_html
 from separatrix_dashboards.views.mechanism.relevance import draw_relevance, relevance_note
 from separatrix_dashboards.views.registry import VIEWS
-from separatrix_dashboards.views.validation import ValidationView
+from separatrix_dashboards.views.validation import ValidationView, scores_html
+from separatrix_dashboards.views.validation import how_to_get_it as how_to_validate
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -29,6 +30,49 @@ HOSTILE = "<script>alert(1)</script>"
 def texts(viewable):
     """Return the HTML of every pane."""
     return " ".join(str(pane.object) for pane in viewable.select(lambda pane: hasattr(pane, "object")))
+
+
+KNOWN = ("loss", "explained", "slope", "intercept", "r_squared", "rmse")
+VALIDATION = {
+    "configurations": 4,
+    "shots": 100,
+    "complete": False,
+    "drawn_with": 7,
+    "model_version": 7,
+    "trajectories": 3,
+    "neither": 0,
+    "failed": 0,
+    "null_loss": 0.69,
+    "saturated_loss": 0.4,
+    "r_squared_ceiling": 0.93,
+    "r_squared_ceiling_error": 0.01,
+    "points": {"observed": [0.0, 0.5, 1.0, None], "lower": [0.0, 0.2, 0.4, 0.0], "upper": [0.6, 0.8, 1.0, 1.0]},
+    "predictors": [
+        {"name": "network", "expression": None, "complexity": None, "recommended": False, "q": [0.0] * 4}
+        | dict.fromkeys(KNOWN, 0.8)
+        | dict.fromkeys([f"{name}_error" for name in KNOWN], 0.05),
+        {
+            "name": "2*x",
+            "expression": "2*x",
+            "complexity": 4,
+            "recommended": True,
+            "q": [-1.0986123, None, 1.0986123, 0.0],
+        }
+        | dict.fromkeys([*KNOWN, *(f"{name}_error" for name in KNOWN)]),
+    ],
+}
+"""A validation under way, with a formula that has no value for one configuration."""
+
+
+def figures(viewable):
+    """Return the figures of every pane."""
+    return [pane.object for pane in viewable.select(pn.pane.Bokeh)]
+
+
+def dots(view):
+    """Return predicted and sampled p_B of the points drawn."""
+    data = view._chart.source(2).data
+    return list(data["predicted"]), list(data["sampled"])
 
 
 def watched(hub, run):
@@ -108,14 +152,67 @@ def test_results_appear_as_soon_as_the_run_holds_them(running_run, hub):
     formula = {"expression": "2.1*x + <y>", "complexity": 5, "training_loss": 0.5, "validation_loss": 0.52, "latex": ""}
     relevance = [{"name": name, "group": name, "mean": mean, "std": 0.1} for name, mean in (("x", 1.0), ("y", 0.2))]
     write_result(running_run, "mechanism", {"relevance": relevance, "expressions": [formula]})
-    points = {"predicted": [0.2, 0.8], "observed": [0.25, 0.7], "lower": [0.1, 0.6], "upper": [0.4, 0.8]}
-    write_result(running_run, "validation", points)
+    write_result(running_run, "validation", VALIDATION)
     assert hub.feed(running_run).refresh()
     hub._publish(hub.feed(running_run))
     assert "q = 2.1*x + &lt;y&gt;" in texts(mechanism)
-    figures = [pane.object for pane in mechanism.select(pn.pane.Bokeh)]
-    assert figures[-1].y_range.factors == ["y", "x"]  # names, or the browser refuses to draw
+    assert figures(mechanism)[-1].y_range.factors == ["y", "x"]  # names, or the browser refuses to draw
     assert "Sampled against predicted" in texts(validation)
+
+
+def test_a_validation_grows_under_the_page_and_its_predictors_can_be_chosen(running_run, hub):
+    watch = watched(hub, running_run)
+    with DOCUMENT:
+        view = ValidationView(watch.scope())
+        page = view.__panel__()
+    feed = hub.feed(running_run)
+    assert f"<code>separatrix validate {running_run}</code>" in texts(page)
+
+    def show(result):
+        write_result(running_run, "validation", result)
+        assert feed.refresh()
+        hub._publish(feed)
+
+    show(VALIDATION)
+    assert "3 of 400 trajectories from 4 configurations" in texts(page)
+    (figure,) = figures(page)
+    assert (figure.xaxis[0].axis_label, figure.yaxis[0].axis_label) == ("predicted p_B", "sampled p_B")
+    assert (figure.x_range.start, figure.x_range.end) == (-0.02, 1.02)
+    assert dots(view) == ([0.5, 0.5, 0.5], [0.0, 0.5, 1.0])  # the last one has no outcome yet
+    assert view.predictor.options == {"network": "network", "formula of complexity 4": "2*x"}
+    view.predictor.value = "2*x"
+    assert dots(view)[0] == pytest.approx([0.25, 0.75])  # it has no value in one of them
+    assert "q = 2*x" in texts(page)
+    shown = VALIDATION["points"] | {"observed": [0.0, 0.5, 1.0, 0.25], "lower": [0.0] * 4, "upper": [1.0] * 4}
+    show(VALIDATION | {"points": shown, "complete": True, "trajectories": 400, "model_version": 9})
+    assert view.predictor.value == "2*x"
+    assert dots(view)[1] == [0.0, 1.0, 0.25]
+    assert figures(page) == [figure]  # the same figure, with other data
+    assert "400 trajectories from 4 configurations, drawn with model 7, judged is model 9" in texts(page)
+    show(VALIDATION | {"predictors": VALIDATION["predictors"][:1]})
+    assert view.predictor.value == "network"
+    assert "q = 2*x" not in texts(page)
+
+
+def test_scores_stand_between_what_a_constant_and_a_perfect_predictor_reach():
+    table = scores_html(VALIDATION)
+    rows = [row.split("</td>") for row in table.split("<tr")[2:]]
+    assert [row[0].rpartition(">")[2] for row in rows] == [
+        "network",
+        "formula of complexity 4",
+        "perfect: noise ceiling",
+        "constant",
+        "the frequencies themselves",
+    ]
+    assert "0.80 ± 0.05" in rows[0][1]
+    assert "bold" in rows[1][0]
+    assert rows[1][1].endswith(">-")  # nothing is known
+    assert "0.93 ± 0.01" in rows[2][1]
+
+
+def test_a_run_whose_committor_is_not_trained_is_not_told_to_validate(empty_run, landscape_run):
+    assert "after ten shots" in how_to_validate(Feed(empty_run).snapshot)
+    assert "separatrix validate" in how_to_validate(Feed(landscape_run).snapshot)
 
 
 def test_inputs_that_were_shuffled_together_are_one_bar():

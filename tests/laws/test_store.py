@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from separatrix.errors import RunExistsError, RunLockedError, RunNotFoundError, StoreError
-from separatrix.records import Reason
+from separatrix.records import Configurations, Reason
 from separatrix.store import (
+    OUTCOME_COLUMNS,
     SHOT_COLUMNS,
     Committed,
     GrowingTable,
@@ -527,13 +528,53 @@ def test_a_growing_table_fetches_new_rows_alone_and_leaves_what_it_gave_as_it_wa
             columns["sum"][:] = 0.0
 
 
+def test_configurations_are_kept_with_their_boxes_and_outcomes_exist_from_their_commit_on(store):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "positions": rng.normal(size=(3, 4, 3)).astype("f4"),
+        "box": rng.normal(size=(3, 3, 3)).astype("f4"),
+        "features": rng.normal(size=(3, 2)).astype("f4"),
+        "cvs": rng.normal(size=(3, 1)).astype("f4"),
+        "q": rng.normal(size=3),
+        "shot": np.arange(3),
+        "frame": np.arange(3)[::-1].copy(),
+    }
+    drawn = {"configurations": 3, "seed": 0}
+    assert store.validations.numbers() == []
+    stored = store.validations.create(Configurations(**arrays, model=5), drawn)
+    seen = Store.open(store.path).validations
+    assert (seen.numbers(), seen.find(drawn).number, seen.find({**drawn, "seed": 1})) == ([0], 0, None)
+    found = seen.open(0).configurations()
+    assert found.model == 5
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(getattr(found, name), array, name)
+    np.testing.assert_array_equal(found.snapshot(1).box, arrays["box"][1])
+    outcome = dict.fromkeys(OUTCOME_COLUMNS, 1)
+    stored.append(outcome)
+    assert seen.open(0).n_outcomes == 0
+    stored.commit()
+    stored.append(outcome)
+    stored.trim()  # what was not committed is gone
+    stored.commit()
+    assert {name: column.tolist() for name, column in seen.open(0).outcomes().items()} == {
+        name: [1] for name in outcome
+    }
+    assert Store.open(store.path).committed == store.committed
+    with pytest.raises(StoreError, match=r"no validation 1 in .*: there are \[0\]"):
+        seen.open(1)
+    for write in (seen.open(0).commit, lambda: seen.create(Configurations(**arrays, model=5), drawn)):
+        with pytest.raises(StoreError, match="not open for writing"):
+            write()
+    assert not list((store.path / "pending").iterdir())
+
+
 def test_results_are_replaced_whole_and_others_are_refused(store):
     assert read_result(store.path, "mechanism") is None
     write_result(store.path, "mechanism", {"relevance": [{"name": "x", "mean": np.float32(0.5)}]})
     write_result(store.path, "mechanism", {"relevance": [{"name": "y", "mean": np.float32(0.25)}]})
     assert read_result(store.path, "mechanism") == {"relevance": [{"name": "y", "mean": 0.25}]}
     assert [file.name for file in (store.path / "results").iterdir()] == ["mechanism.json"]
-    with pytest.raises(StoreError, match=r"expected one of mechanism, validation, test, got '\.\./x'"):
+    with pytest.raises(StoreError, match=r"expected one of mechanism, validation, test, insights, got '\.\./x'"):
         write_result(store.path, "../x", {})
     (store.path / "results" / "mechanism.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):

@@ -100,6 +100,9 @@ def events_html(snapshot: RunSnapshot) -> str:
 def _what(event: Mapping[str, Any]) -> str:
     if "chain" in event:
         return f"shot of chain {event['chain']}, step {event['step']}, attempt {event['attempt']} of 4"
+    if "configuration" in event:
+        place = f"configuration {event['configuration']}, trajectory {event['trajectory']}"
+        return f"committor shooting from {place}, attempt {event['attempt']} of 4"
     return str(event.get("event", ""))
 
 

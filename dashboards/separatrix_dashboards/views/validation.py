@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import holoviews as hv
 import numpy as np
 import panel as pn
+from scipy.special import expit
 
 from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import BLUE, GREY, empty, html
-from separatrix_dashboards.views.base import View, card, fact
+from separatrix_dashboards.views.analysis import AnalysisControls
+from separatrix_dashboards.views.base import Scope, View, card, fact
+from separatrix_dashboards.widgets import integer, select
 from separatrix_dashboards.words import escaped, with_error
+
+Result = Mapping[str, Any]
+
+_RANGE = (-0.02, 1.02)
 
 
 class ValidationView(View):
@@ -23,39 +31,104 @@ class ValidationView(View):
     id = "validation"
     title = "Validation"
 
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope)
+        self._result: Result | None = None
+        self.predictor = select("predictor", ["network"], width=260)
+        self.predictor.param.watch(lambda event: self._draw(), "value")
+        self._chart = Chart(height=400, fixed=("x", "y"))
+        self._formula, self._table, self._counted = html(""), html(""), html("")
+
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page's tab."""
-        content, facts = pn.Column(sizing_mode="stretch_width"), html("", margin=(8, 0, 0, 0))
-        chart = Chart(height=380, fixed=("x", "y"))
+        content, facts = pn.Column(sizing_mode="stretch_width", margin=(0, 0, 12, 0)), html("", margin=(8, 0, 0, 0))
+        chart = pn.Column(self.predictor, self._chart.pane, sizing_mode="stretch_width", margin=0)
+        scores = pn.Column(self._table, self._counted, sizing_mode="stretch_width", margin=(0, 0, 0, 16))
+        shooting = card(
+            "Sampled against predicted p_B",
+            pn.Row(chart, scores, sizing_mode="stretch_width", margin=0),
+            self._formula,
+            note="New trajectories from configurations spread over the predicted p_B; bars: exact 95 % intervals.",
+            margin=0,
+        )
+        chart.min_width, chart.max_width, scores.min_width = 360, 560, 420
 
-        def show(result: Mapping[str, Any] | Failure | None) -> None:
+        def show(result: Result | Failure | None) -> None:
+            self._result = None if isinstance(result, Failure) else result
             if isinstance(result, Failure):
                 content[:] = [empty(escaped(result.message))]
             elif result is None:
-                content[:] = [empty(nothing_yet(self.feed.snapshot))]
+                content[:] = [empty(how_to_get_it(self.feed.snapshot))]
             else:
-                chart.apply(Drawing(draw_validation(result)))
-                content[:] = [card("Sampled against predicted p_B", chart.pane)]
+                self._offer(result["predictors"])
+                self._draw()
+                self._table.object = scores_html(result)
+                self._counted.object = f'<div class="sx-note">{counted(result)}</div>'
+                if content.objects != [shooting]:
+                    content[:] = [shooting]
 
+        configurations = integer("configurations", 40, least=1, step=10, width=120)
+        shots = integer("shots of each", 50, least=1, step=10, width=110)
+        controls = AnalysisControls(
+            self.scope,
+            "validate",
+            "Validate",
+            lambda: {"configurations": configurations.value, "shots": shots.value},
+            configurations,
+            shots,
+        )
         self.scope.follow(lambda snapshot: setattr(facts, "object", calibration_html(snapshot)))
         self.scope.add(Query(key="validation", compute=lambda feed, snapshot: feed.result("validation")), show)
         return pn.Column(
-            card("On held-out shots", facts, note="Shots that the members judging them were not trained on."),
             content,
+            *([] if self.feed.snapshot.config.table else [controls.__panel__()]),
+            card("On held-out shots", facts, note="Shots that the members judging them were not trained on."),
             sizing_mode="stretch_width",
         )
 
+    def _offer(self, predictors: Sequence[Result]) -> None:
+        """Let the user choose among the predictors that there are now; what was chosen stays chosen."""
+        options = {label(row): row["name"] for row in predictors}
+        if options != self.predictor.options:
+            chosen = self.predictor.value
+            self.predictor.param.update(
+                options=options, value=chosen if chosen in options.values() else next(iter(options.values()))
+            )
 
-def nothing_yet(snapshot: RunSnapshot) -> str:
-    """Return why there is no validation, as HTML."""
+    def _draw(self) -> None:
+        if self._result is None:
+            return
+        chosen = predictor_of(self._result, self.predictor.value)
+        self._chart.apply(Drawing(draw_validation(self._result, chosen)))
+        expression = "" if chosen["expression"] is None else f"<code>q = {escaped(chosen['expression'])}</code>"
+        self._formula.object = f'<div class="sx-note" style="overflow-wrap: anywhere">{expression}</div>'
+
+
+def predictor_of(result: Result, name: str) -> Result:
+    """Return a predictor by its name, the network if it is not there any more."""
+    predictors: Sequence[Result] = result["predictors"]
+    return next((row for row in predictors if row["name"] == name), predictors[0])
+
+
+def label(predictor: Result) -> str:
+    """Return a short name: formulas are known by their complexity, as on the Mechanism page."""
+    return "network" if predictor["expression"] is None else f"formula of complexity {predictor['complexity']}"
+
+
+def how_to_get_it(snapshot: RunSnapshot) -> str:
+    """Return what to do about a run that holds no validation."""
     if snapshot.config.table is not None:
         return (
             "No committor shooting: this run was made from a table, and nothing can be simulated in it. Hold it "
             "against independent shots: <code>separatrix learn TABLE RUN --test TABLE2</code>."
         )
+    if snapshot.model_version == 0:
+        return "No committor shooting yet: it tests a trained committor, and the first training comes after ten shots."
+    command = escaped(f"separatrix validate {shlex.quote(str(snapshot.path))}")
     return (
         "No committor shooting yet. It starts many trajectories from configurations spread over the predicted "
-        "p<sub>B</sub> and counts where they end; results appear here as soon as the run holds them."
+        f"p<sub>B</sub> and counts where they end: <code>{command}</code>, or <code>session.validate()</code>, when "
+        "the run does not sample. Results appear here while they come."
     )
 
 
@@ -76,15 +149,59 @@ def calibration_html(snapshot: RunSnapshot) -> str:
     return '<div class="sx-facts">' + "".join(fact(*each) for each in facts) + "</div>"
 
 
-def draw_validation(result: Mapping[str, Any]) -> hv.Overlay:
-    """Return sampled against predicted p_B, with intervals and the diagonal."""
-    predicted, observed, lower, upper = (
-        np.asarray(result.get(name, []), dtype=float) for name in ("predicted", "observed", "lower", "upper")
+def counted(result: Result) -> str:
+    """Return what the scores rest on, and what they mean."""
+    wanted = result["configurations"] * result["shots"]
+    progress = "" if result["complete"] else f" of {wanted:,}"
+    drawn, judged = result["drawn_with"], result["model_version"]
+    models = f"drawn with model {drawn}" + ("" if drawn == judged else f", judged is model {judged}")
+    return (
+        f"{result['trajectories']:,}{progress} trajectories from {result['configurations']} configurations, {models}; "
+        f"{result['neither']:,} reached no state in time and {result['failed']:,} failed: they are left out. "
+        "R²: 1 - residual / spread of the sampled p<sub>B</sub>; what is missing between the ceiling and 1 is the "
+        "noise of counting, which is taken off the RMSE. Log-loss: per trajectory. Bold: recommended by the mechanism."
     )
-    x = hv.Dimension("predicted", label="predicted p_B")
-    y = hv.Dimension("sampled", label="sampled p_B", range=(-0.02, 1.02))
+
+
+def scores_html(result: Result) -> str:
+    """Return the scores of all predictors as a table, between what a constant and a perfect predictor reach."""
+    columns = ("predictor", "R²", "RMSE of p<sub>B</sub>", "log-loss", "slope", "intercept")
+    head = "".join(f"<th{' class=sx-right' if name != 'predictor' else ''}>{name}</th>" for name in columns)
+    rows = [
+        _row(
+            escaped(label(row)),
+            with_error(row["r_squared"], row["r_squared_error"], 2),
+            with_error(row["rmse"], row["rmse_error"], 3),
+            with_error(row["loss"], None, 3),
+            with_error(row["slope"], row["slope_error"], 2),
+            with_error(row["intercept"], row["intercept_error"], 2),
+            bold=row["recommended"],
+        )
+        for row in result["predictors"]
+    ]
+    ceiling = with_error(result["r_squared_ceiling"], result["r_squared_ceiling_error"], 2)
+    rows.append(_row("perfect: noise ceiling", ceiling, "0", "", "1", "0"))
+    rows.append(_row("constant", "0", "", with_error(result["null_loss"], None, 3), "", ""))
+    rows.append(_row("the frequencies themselves", "1", "", with_error(result["saturated_loss"], None, 3), "", ""))
+    return f"<div class='sx-scroll'><table class='sx-table sx-tight'><tr>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _row(name: str, *cells: str, bold: bool = False) -> str:
+    style = " style=font-weight:bold" if bold else ""
+    return f"<tr{style}><td>{name}</td>" + "".join(f"<td class='sx-right'>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def draw_validation(result: Result, predictor: Result) -> hv.Overlay:
+    """Return sampled against predicted p_B of a predictor, with intervals and the diagonal."""
+    points = result["points"]
+    predicted = expit(np.array(predictor["q"], dtype=float))  # what is not known is None, and becomes nan
+    observed, lower, upper = (np.array(points[name], dtype=float) for name in ("observed", "lower", "upper"))
+    there = np.isfinite(predicted) & np.isfinite(observed)
+    predicted, observed, lower, upper = (each[there] for each in (predicted, observed, lower, upper))
+    x = hv.Dimension("predicted", label="predicted p_B", range=_RANGE)
+    y = hv.Dimension("sampled", label="sampled p_B", range=_RANGE)
     diagonal = hv.Curve(([0.0, 1.0], [0.0, 1.0]), x, y).opts(color=GREY, line_dash="dashed")
     bars = hv.ErrorBars((predicted, observed, observed - lower, upper - observed), x, [y, "below", "above"])
-    return (diagonal * bars * hv.Scatter((predicted, observed), x, y).opts(color=BLUE, size=7)).opts(
-        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
-    )
+    dots = hv.Scatter((predicted, observed), x, y).opts(color=BLUE, size=7)
+    bars = bars.opts(line_color=BLUE, line_alpha=0.8, line_width=1.5, lower_head=None, upper_head=None)
+    return (diagonal * bars * dots).opts(xlim=_RANGE, ylim=_RANGE)

@@ -7,13 +7,17 @@ from separatrix.store.layout import SHOT_COLUMNS, Committed
 from separatrix.store.lock import is_locked
 from separatrix.store.results import RESULTS, read_result, write_result
 from separatrix.store.run import Store, write_trajectory
+from separatrix.store.validations import OUTCOME_COLUMNS, StoredValidation, Validations
 
 __all__ = [
+    "OUTCOME_COLUMNS",
     "RESULTS",
     "SHOT_COLUMNS",
     "Committed",
     "GrowingTable",
     "Store",
+    "StoredValidation",
+    "Validations",
     "is_locked",
     "read_result",
     "write_result",

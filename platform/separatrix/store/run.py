@@ -8,6 +8,7 @@
     RUN/run.zarr/frames/<column>                 packed frames of all shots
     RUN/run.zarr/trajectories/<shot>/{positions,box}  RUN/run.zarr/seeds/<chain>/{positions,box}
     RUN/run.zarr/models/<version>/weights        with the report as attributes and further arrays
+    RUN/run.zarr/validations/<number>/           committor shooting, see `separatrix.store.validations`
 
 The attribute ``committed`` of ``run.zarr`` counts what exists. It is replaced last, in one step, so a process killed at
 any moment leaves the run as its last commit left it. Metadata, trajectories and models are written under ``pending``
@@ -58,6 +59,7 @@ from separatrix.store.layout import (
     write_path,
 )
 from separatrix.store.lock import acquire
+from separatrix.store.validations import Validations
 
 _SHOT: Final = np.dtype([(name, kind, (2,) if name == "ends" else ()) for name, (kind, _, _) in SHOT_COLUMNS.items()])
 
@@ -425,6 +427,11 @@ class Store:
         """
         arrays, report = self._read_model(version)
         return report | {name: array for name, array in arrays.items() if name != "weights"}
+
+    @property
+    def validations(self) -> Validations:
+        """Committor shooting of this run."""
+        return Validations(self.path, writable=self._lock is not None)
 
     def log(self, event: str, **data: Any) -> None:
         """Append a line of JSON to ``RUN/log.jsonl``: the unix time, the event, and its data as plain values."""
