@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from separatrix.insight import insights
 from separatrix.loop import Control, Loop
 from separatrix.reader import Reader
 from separatrix.session import Session
@@ -101,3 +102,18 @@ def test_two_workers_against_one(tmp_path: Path) -> None:
             assert loop.status.steps == 1_000
     one, two = (sum(rates[workers]) / 2 for workers in (1, 2))
     print(f"\nobc2: {one:,.0f} MD steps/s with one worker, {two:,.0f} with two: {two / one:.2f} times as many")
+
+
+def test_what_the_mechanism_so_far_takes_from_the_shots(tmp_path: Path) -> None:
+    """Vacuum alanine on two workers: shots per second with the mechanism found anew all the time, and without."""
+    rates: dict[int, list[float]] = {0: [], 250: []}
+    for pair in range(4):
+        for every, rate in rates.items():
+            config = {"system": {"kind": "alanine-dipeptide"}, "analysis": {"every": every}}
+            session = Session.create(tmp_path / f"{pair}-{every}", config)
+            session.run(4_000, workers=2, platform="Reference", progress=False)
+            told = Reader(session.path).shots["time"].values[1_000:]
+            rate.append((len(told) - 1) / float(told[-1] - told[0]))
+    ratios = [a / b for a, b in zip(rates[250], rates[0], strict=True)]
+    found = [len(insights(tmp_path / f"{pair}-250")) for pair in range(4)]
+    print(f"\nshots per second with it : without: {', '.join(f'{ratio:.3f}' for ratio in ratios)}; found {found} times")

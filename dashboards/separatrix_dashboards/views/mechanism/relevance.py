@@ -27,4 +27,6 @@ def draw_relevance(result: Mapping[str, Any]) -> hv.Overlay:
     means, errors = [float(row["mean"]) for row in rows], [float(row["std"]) for row in rows]
     rise = hv.Dimension("relevance", label="rise of the held-out loss per shot")
     bars = hv.Bars((names, means), "input", rise).opts(color=BLUE, line_width=0, invert_axes=True)
-    return bars * hv.ErrorBars((names, means, errors), "input", [rise, "error"]).opts(invert_axes=True, color=GREY)
+    return bars * hv.ErrorBars((names, means, errors), "input", [rise, "error"]).opts(
+        invert_axes=True, line_color=GREY, upper_head=None, lower_head=None
+    )
