@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
 # Read when torch and OpenMM load, here and in worker processes: two cores are shared, and sums keep their order.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OPENMM_CPU_THREADS"] = "1"
+
+# Started in the background, a shell has all that follows ignore Ctrl-C, and tests wait for its effect.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("separatrix", deadline=None, print_blob=True)
 settings.register_profile("separatrix-ci", deadline=None, print_blob=True, derandomize=True, database=None)

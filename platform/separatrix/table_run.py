@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from separatrix.config import RunConfig
 from separatrix.errors import AnalysisError, ConfigError, RunExistsError, TableError
-from separatrix.estimates import calibration
+from separatrix.estimates import bounds, calibration
 from separatrix.learner import Learner
 from separatrix.reader import Reader
 from separatrix.records import NO_STATE, IntArray, Reason, RunState
@@ -329,13 +329,13 @@ def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None
     model = reader.model()
     features = shots.features.astype(np.float32)
     n_a, n_b = shots.counts.T
-    trials = shots.counts.sum(axis=1)
+    reachable = bounds(n_a, n_b)
     result = Evaluation(
         table=file.name,
-        n_rows=len(trials),
-        n_shots=int(trials.sum()),
-        null_loss=_entropy(n_b.sum(), trials.sum()),
-        saturated_loss=float((_entropies(n_b, trials) * trials).sum() / trials.sum()),
+        n_rows=len(n_a),
+        n_shots=int(shots.counts.sum()),
+        null_loss=reachable.null_loss,
+        saturated_loss=reachable.saturated_loss,
         model_version=model.version,
         network=_verdict("network", model.q(features), n_a, n_b),
         formulas=tuple(
@@ -356,15 +356,3 @@ def _verdict(name: str, q: NDArray[np.float64], n_a: IntArray, n_b: IntArray) ->
         without_value=int((~np.isfinite(q)).sum()),
         calibration=calibration(q, n_a, n_b).as_dict(),
     )
-
-
-def _entropies(successes: ArrayLike, trials: ArrayLike) -> NDArray[np.float64]:
-    """Return ``-p ln p - (1-p) ln (1-p)`` for the shares p of successes."""
-    p = np.asarray(successes, dtype=float) / np.asarray(trials, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = [np.where(share > 0, share * np.log(share), 0.0) for share in (p, 1 - p)]
-    return np.asarray(-(parts[0] + parts[1]))
-
-
-def _entropy(successes: float, trials: float) -> float:
-    return float(_entropies(successes, trials))
