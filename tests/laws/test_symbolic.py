@@ -235,6 +235,17 @@ def test_operations_are_chosen_by_name():
         find_formulas(shots, seed=0, operations=["tanh"])
 
 
+def test_columns_that_do_not_vary_are_left_out():
+    shots = made_shots(lambda x: x[:, 0])
+    features = np.column_stack([np.ones(len(shots.features)), shots.features[:, 0]])
+    some = Shots(features=features, columns=("c", "x"), to_b=shots.to_b, trials=shots.trials, held_out=shots.held_out)
+    front = find_formulas(some, seed=0, islands=1, generations=3)
+    assert {symbol for formula in front for symbol in formula.symbols} == {"x"}
+    none = Shots(features=features[:, :1], columns=("c",), to_b=some.to_b, trials=some.trials, held_out=some.held_out)
+    with pytest.raises(ValueError, match="expected a column that varies, found none in c"):
+        find_formulas(none, seed=0)
+
+
 def test_constants_are_rounded_to_what_the_shots_support():
     shots = made_shots(lambda x: 1.234567 * x[:, 0] + 0.01 * x[:, 1], n=4_000)
     columns = dict(zip(shots.columns, shots.features.T, strict=True))

@@ -293,10 +293,13 @@ def find_formulas(
     Raises
     ------
     ValueError
-        If an operation is unknown.
+        If an operation is unknown, or no column varies.
     """
     allowed = _allowed(operations)
     usable = np.flatnonzero(np.ptp(shots.features, axis=0) > 0)
+    if not usable.size:
+        raise ValueError(f"expected a column that varies, found none in {', '.join(shots.columns) or 'no columns'}")
+    stop = stop or threading.Event()
     centre, scale = _scaling(shots.features[:, usable])
     scaled = ((shots.features[:, usable] - centre) / scale).T
     table = _table(scaled, shots, np.flatnonzero(~shots.held_out))
@@ -305,10 +308,10 @@ def find_formulas(
     small = _table(scaled, shots, some)
     lines = [Island(rng=child, table=table, small=small, allowed=allowed) for child in rng.spawn(islands)]
     for i, genome in enumerate(_simple(len(table.columns), allowed)):
-        lines[i % islands].judge(genome)
+        if i < len(usable) or not stop.is_set():
+            lines[i % islands].judge(genome)
     _share(lines)
-    search = _Search(lines, generations, stop or threading.Event(), report)
-    archive = search.run(workers)
+    archive = _Search(lines, generations, stop, report).run(workers)
     return _front(archive, table, shots, usable, centre, scale)
 
 
@@ -319,7 +322,7 @@ def _simple(n_fixed: int, allowed: NDArray[np.int64]) -> Iterator[Genome]:
     for operation in allowed.tolist():
         for a, b in itertools.product(range(n_fixed), range(n_fixed) if N_SOURCES[operation] == 2 else (0,)):
             if a <= b or operation not in (kernels.SUM, kernels.MUL):
-                for weights in FIRST_WEIGHTS:
+                for weights in FIRST_WEIGHTS[: 1 if N_SOURCES[operation] == 2 else None]:
                     sources = np.array([[a, b], [n_fixed, 0]])
                     yield Genome(np.array([operation, RESULT]), sources, np.array([weights, (0.0, 0.0)]))
 
