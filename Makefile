@@ -31,7 +31,7 @@ test-browser: .venv/.installed-test browser
 test-slow: .venv/.installed-test
 	$(BIN)/python -m pytest -m slow --timeout 0
 
-bench: .venv/.installed-test
+bench: .venv/.installed-test .venv/.installed-bench
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s --timeout 0
 
 lint: .venv/.installed-lint

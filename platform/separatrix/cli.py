@@ -144,7 +144,7 @@ def explain(
         typer.Option("--inputs", help="Columns that formulas may be made of. Default: the relevant ones, 5 at most."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same result.")] = 0,
-    generations: Annotated[int, typer.Option("--generations", help="How long to search for formulas.")] = 1000,
+    generations: Annotated[int, typer.Option("--generations", help="How long to search for formulas, at most.")] = 5000,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Threads of the search. Default: one per core.")
     ] = None,

@@ -164,6 +164,13 @@ def inlined(function: _Function) -> _Function:
     return inlined
 
 
+def summing(function: _Function) -> _Function:
+    """Compile into the functions that call it, with sums in whatever order is fastest: several numbers at once."""
+    compiler: Any = njit(nogil=True, error_model="numpy", forceinline=True, fastmath={"reassoc", "contract"})
+    summing: _Function = compiler(function)
+    return summing
+
+
 @compiled
 def minimum_image(x, y, z, cell):
     """Return a displacement folded to its nearest periodic image.

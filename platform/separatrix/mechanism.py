@@ -36,7 +36,7 @@ from separatrix.training_data import build_training_data
 INPUTS: Final = 5
 """Columns that formulas are made of, at most, where nobody says how many."""
 
-GENERATIONS: Final = 1000
+GENERATIONS: Final = 5000
 ISLANDS: Final = 8
 
 PATHS: Final = 200
@@ -141,7 +141,7 @@ def explain(
     run : folder
     inputs : how many columns formulas may be made of; by default those above the noise line, five at most
     seed : the same seed, shots and settings give the same result, whatever ``workers`` is
-    generations : how long to search for formulas
+    generations : how long to search for formulas at most; a search in which nothing gains any more ends before
     workers : threads of the search; one per core by default
     report : called about once a second during the search
     stop : set it to end the search early

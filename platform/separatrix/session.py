@@ -230,7 +230,7 @@ class Session:
         ----------
         inputs : how many columns formulas may be made of; by default those above the noise line, five at most
         seed : the same seed, shots and settings give the same result
-        generations : how long to search for formulas
+        generations : how long to search for formulas at most
         workers : threads of the search; one per core by default
         progress : show a progress display
 

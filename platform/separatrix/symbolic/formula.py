@@ -23,17 +23,16 @@ from sympy.printing.str import StrPrinter
 from separatrix.errors import AnalysisError
 from separatrix.symbolic.kernels import (
     COS,
-    DIFF,
     DIV,
     EXP,
     LOG,
     MUL,
+    RESULT,
     SIGMOID,
     SIN,
     SQUARE,
     SUM,
     Genome,
-    active_nodes,
 )
 
 TOLERANCE: Final = 1e-4
@@ -45,6 +44,7 @@ INSIGNIFICANT: Final = 1.5
 _MOST_DIGITS: Final = 12
 _LONGEST_NAME: Final = 14
 _LETTERS: Final = "abcdfghjklmnrstuvwxyz"
+_WHOLE: Final = (-1.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,11 +235,15 @@ def symbols_for(columns: Sequence[str]) -> dict[str, str]:
 
 def evaluate(expression: sympy.Expr, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Evaluate an expression over columns (n,); nan or inf where it has no value."""
-    names = list(columns)
-    function = sympy.lambdify([sympy.Symbol(name) for name in names], expression, "numpy")
+    return _called(sympy.lambdify([sympy.Symbol(name) for name in columns], expression, "numpy"), columns)
+
+
+def _called(
+    function: Callable[..., Any], columns: Mapping[str, NDArray[np.float64]], constants: Sequence[float] = ()
+) -> NDArray[np.float64]:
     n = len(next(iter(columns.values())))
     with np.errstate(all="ignore"):
-        values = np.asarray(function(*columns.values()))
+        values = np.asarray(function(*columns.values(), *map(np.float64, constants)))
     if np.iscomplexobj(values):  # a constant that rounding or leaving out brought below zero in a logarithm
         values = np.where(values.imag == 0.0, values.real, np.nan)
     return np.broadcast_to(values.astype(np.float64), n)
@@ -260,26 +264,48 @@ def to_sympy(
         for name, c, s in zip(names, centre.tolist(), scale.tolist(), strict=True)
     ]
     values: list[sympy.Expr] = [*inputs, sympy.Integer(1)]
-    n_fixed = len(values)
-    values += [sympy.Integer(0)] * len(genome.operations)
-    for node in active_nodes(genome, n_fixed).tolist():
-        a, b = (values[source] for source in genome.sources[node].tolist())
-        w0, w1 = (sympy.Float(weight) for weight in genome.weights[node].tolist())
-        values[n_fixed + node] = _MEANING[int(genome.operations[node])](a, b, w0, w1)
-    return values[-1]
+    for operation, sources, weights in zip(*(part.tolist() for part in genome), strict=True):
+        values.append(_MEANING[operation](*(values[source] for source in sources), *map(sympy.Float, weights)))
+    return merged(values[-1])
+
+
+def merged(expression: sympy.Expr) -> sympy.Expr:
+    """Return an expression with fewer constants, of the same value.
+
+    >>> x, y = sympy.symbols("x y")
+    >>> merged(2.0 * x * (3.0 * y + 1.0))
+    x*(6.0*y + 2.0)
+    >>> merged((2.0 * x + 1.0) ** 2)
+    4.0*(x + 0.5)**2
+    """
+    if not expression.args:
+        return expression
+    expression = expression.func(*map(merged, expression.args))
+    if expression.is_Pow and expression.base.is_Add and expression.exp.is_Integer:
+        terms = [term.as_coeff_Mul() for term in expression.base.args]
+        leading = next((factor for factor, rest in terms if rest != 1), sympy.Integer(1))
+        inner = sympy.Add(*(rest if factor == leading else factor / leading * rest for factor, rest in terms))
+        return leading**expression.exp * inner**expression.exp
+    factor, rest = expression.as_coeff_Mul()
+    parts = sympy.Mul.make_args(rest)
+    place = next((i for i, part in enumerate(parts) if part.is_Add), None)
+    if factor == 1 or place is None:
+        return expression
+    scaled = sympy.Add(*(factor * term for term in parts[place].args))
+    return sympy.Mul(scaled, *parts[:place], *parts[place + 1 :])
 
 
 _MEANING: Final[Mapping[int, Callable[[Any, Any, Any, Any], Any]]] = {
-    SUM: lambda a, b, w0, w1: w0 * a + w1 * b,
-    DIFF: lambda a, b, w0, w1: w0 * a - w1 * b,
-    MUL: lambda a, b, w0, _: w0 * a * b,
-    DIV: lambda a, b, w0, _: w0 * a / b,
+    RESULT: lambda a, _, w0, w1: w0 * a + w1,
+    SUM: lambda a, b, w0, _: a + w0 * b,
+    MUL: lambda a, b, _w0, _w1: a * b,
+    DIV: lambda a, b, _w0, _w1: a / b,
     LOG: lambda a, _, w0, w1: sympy.log(w0 * a + w1),
     EXP: lambda a, _, w0, _w1: sympy.exp(w0 * a),
     SIN: lambda a, _, w0, w1: sympy.sin(w0 * a + w1),
     COS: lambda a, _, w0, w1: sympy.cos(w0 * a + w1),
     SIGMOID: lambda a, _, w0, w1: 1 / (1 + sympy.exp(-w0 * a - w1)),
-    SQUARE: lambda a, _, w0, w1: (w0 * a + w1) ** 2,
+    SQUARE: lambda a, _, w0, _w1: (a + w0) ** 2,
 }
 
 
@@ -320,21 +346,27 @@ def rounded(
     general, symbols, values = parameters_of(expression)
     if not symbols:
         return expression
+    function = sympy.lambdify([*(sympy.Symbol(name) for name in columns), *symbols], general, "numpy")
+
+    def loss(constants: Sequence[float]) -> float:
+        return loss_of(_called(function, columns, constants), to_b, trials)
+
     errors = _standard_errors(general, symbols, values, columns, trials)
-    before = loss_of(evaluate(expression, columns), to_b, trials)
+    before = loss(values.tolist())
     for place in np.flatnonzero(np.abs(values) < INSIGNIFICANT * errors):
         without = np.where(np.arange(len(values)) == place, 0.0, values)
-        left = general.subs(dict(zip(symbols, map(sympy.Float, without.tolist()), strict=True)), simultaneous=True)
-        if left.is_finite is not False and loss_of(evaluate(left, columns), to_b, trials) <= before + TOLERANCE:
+        if loss(without.tolist()) <= before + TOLERANCE:
             values = without
     for extra in range(_MOST_DIGITS):
         short = [
-            sympy.Float(_to_digits(value, error, extra), 15) if value else sympy.Integer(0)
-            for value, error in zip(values, errors, strict=True)
+            _to_digits(value, error, extra) if value else "0"
+            for value, error in zip(values.tolist(), errors.tolist(), strict=True)
         ]
-        shorter = general.subs(dict(zip(symbols, short, strict=True)), simultaneous=True)
-        if loss_of(evaluate(shorter, columns), to_b, trials) <= before + TOLERANCE:
-            return shorter
+        if loss(list(map(float, short))) <= before + TOLERANCE:
+            numbers = [
+                sympy.Float(text, 15) if float(text) not in _WHOLE else sympy.Integer(float(text)) for text in short
+            ]
+            return general.subs(dict(zip(symbols, numbers, strict=True)), simultaneous=True)
     return expression
 
 

@@ -51,7 +51,7 @@ class MechanismView(View):
         """Return the page's tab."""
         numbers = range(1, min(len(self.feed.snapshot.feature_names), _MOST_INPUTS) + 1)
         inputs = select("inputs", {"the relevant ones": 0} | {str(number): number for number in numbers}, width=150)
-        generations = integer("generations", 1000, least=1, step=100, width=110)
+        generations = integer("generations", 5000, least=1, step=500, width=110)
         controls = AnalysisControls(
             self.scope,
             "explain",
