@@ -26,7 +26,7 @@ def chosen_formula(reader: Reader, complexity: int | None = None) -> Formula:
 
     Parameters
     ----------
-    complexity : of the formula, which is what sets those of one mechanism apart; by default the recommended one
+    complexity : of the formula; of several, the one with the least held-out loss. By default the recommended one
 
     Raises
     ------
@@ -39,10 +39,10 @@ def chosen_formula(reader: Reader, complexity: int | None = None) -> Formula:
     formulas = [Formula.from_data(row) for row in mechanism["expressions"]]
     if complexity is None:
         return next(formula for formula in formulas if formula.expression == mechanism["recommended"])
-    for formula in formulas:
-        if formula.complexity == complexity:
-            return formula
-    known = ", ".join(str(formula.complexity) for formula in formulas)
+    wanted = [formula for formula in formulas if formula.complexity == complexity]
+    if wanted:
+        return min(wanted, key=lambda formula: formula.validation_loss)
+    known = ", ".join(str(number) for number in sorted({formula.complexity for formula in formulas}))
     raise ExportError(f"{reader.folder}: there is no formula of complexity {complexity}; known: {known}")
 
 

@@ -42,6 +42,19 @@ def rows_of(result: Row) -> list[Row]:
     return sorted(result.get("expressions", []), key=lambda row: row["complexity"])
 
 
+def names_of(rows: Sequence[Row]) -> list[str]:
+    """Return a name for each formula: its length, and a number where several have the same.
+
+    >>> names_of([{"complexity": 0}, {"complexity": 4}, {"complexity": 4}])
+    ['0 operations', '4 operations', '4 operations, no. 2']
+    """
+    names: list[str] = []
+    for place, row in enumerate(rows):
+        before = sum(other["complexity"] == row["complexity"] for other in rows[:place])
+        names.append(f"{row['complexity']} operations" + (f", no. {before + 1}" if before else ""))
+    return names
+
+
 def recommended_row(result: Row) -> int:
     """Return the place of the recommended formula among `rows_of`; of the best one where none is recommended."""
     rows = rows_of(result)
@@ -58,12 +71,17 @@ def draw_front(result: Row, chosen: int) -> hv.Overlay:
     lengths, losses = ([float(row[name]) for row in rows] for name in ("complexity", "validation_loss"))
     best = recommended_row(result)
     network = result.get("network_loss")
+    best_of = {
+        length: min(loss for at, loss in zip(lengths, losses, strict=True) if at == length) for length in lengths
+    }
     ends = [lengths[0], lengths[-1]] if network is not None else []
     ring = hv.Scatter(([lengths[chosen]], [losses[chosen]]), x, y)
     star = hv.Scatter(([lengths[best]], [losses[best]]), x, y)
     leaves = [
         hv.Curve((ends, [network] * len(ends)), x, y).opts(color=GREY, line_dash="dashed", line_width=1.5),
-        hv.Curve((lengths, losses), x, y).opts(color=BLUE, line_width=1.2, interpolation="steps-post"),
+        hv.Curve((list(best_of), list(best_of.values())), x, y).opts(
+            color=BLUE, line_width=1.2, interpolation="steps-post"
+        ),
         hv.Scatter((lengths, losses), x, y).opts(color=BLUE, size=9, tools=["hover"]),
         star.opts(color=ORANGE, size=15, marker="star"),
         ring.opts(fill_alpha=0, line_color=ORANGE, line_width=2, size=20),

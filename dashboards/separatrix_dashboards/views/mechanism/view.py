@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import panel as pn
 from bokeh.events import Tap
 from bokeh.models import Plot
@@ -23,6 +22,7 @@ from separatrix_dashboards.views.mechanism.formulas import (
     formula_query,
     formulas_html,
     front_note,
+    names_of,
     recommended_row,
     rows_of,
     typeset_html,
@@ -87,7 +87,7 @@ class MechanismView(View):
         self._maps = [Chart(height=_MAP_HEIGHT, fixed=("x", "y"), ready=self._finish) for _ in range(2)]
         self._typeset, self._facts, self._table = html(""), html(""), html("")
         self._copy = CopyText(sizing_mode="stretch_width")
-        options = {f"{row['complexity']} operations": place for place, row in enumerate(rows)}
+        options = {name: place for place, name in enumerate(names_of(rows))}
         self._choice = select("formula", options, best, width=150)
         self._language = one_of("as", ["Text", "LaTeX", "Python", "PLUMED"])
         self._choice.param.watch(lambda event: self._choose(), "value")
@@ -123,10 +123,11 @@ class MechanismView(View):
         figure.xaxis.ticker.desired_num_ticks = 4  # three in a row are narrow
 
     def _tap(self, event: Tap) -> None:
-        """Choose the point of the front that is nearest in length."""
-        if event.x is not None:
-            lengths = np.array([row["complexity"] for row in rows_of(self._result)], dtype=float)
-            self._choice.value = int(np.abs(lengths - event.x).argmin())
+        """Choose the formula that is nearest in length, of several the one nearest in loss."""
+        if event.x is not None and event.y is not None:
+            rows = rows_of(self._result)
+            away = [(abs(row["complexity"] - event.x), abs(row["validation_loss"] - event.y)) for row in rows]
+            self._choice.value = away.index(min(away))
 
     def _choose(self) -> None:
         place = int(self._choice.value)
