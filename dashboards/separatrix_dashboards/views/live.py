@@ -85,7 +85,6 @@ class LiveView(View):
         note = "Per shot. Held-out configurations are those that the networks judging them never trained on."
         return grid(
             self._later(self._calibration),
-            self._later(self._mechanism),
             card("Trainings", trainings, note=note, **CELL),
             card("Configurations", rows, note="The last ones of the table.", **CELL),
         )

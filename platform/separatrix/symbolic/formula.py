@@ -43,6 +43,9 @@ INSIGNIFICANT: Final = 1.5
 
 _MOST_DIGITS: Final = 12
 _LONGEST_NAME: Final = 14
+_THIN_SPACE: Final = '<mspace width="0.17em"></mspace>'
+"""Between factors: names have more than one letter."""
+
 _LETTERS: Final = "abcdfghjklmnrstuvwxyz"
 _WHOLE: Final = (-1.0, 0.0, 1.0)
 
@@ -91,7 +94,8 @@ class Formula:
         """The expression as MathML, which browsers typeset by themselves; columns by their names or `letters`."""
         letters = {column: letter for letter, column in self.letters.items()}
         names = {symbol: letters.get(column, column) for symbol, column in self.symbols.items()}
-        return f"<math>{_MathML(names).doprint(self.sympy)}</math>"
+        typeset = _MathML(names).doprint(self.sympy).replace("<mo>&InvisibleTimes;</mo>", _THIN_SPACE)
+        return f"<math>{typeset}</math>"
 
     @property
     def numpy(self) -> str:
