@@ -150,24 +150,24 @@ class LiveView(View):
             else "Not looked for: this run's <code>analysis.every</code> is 0."
         )
         formula, table = html(""), html("", margin=(8, 0, 0, 0))
+        place = pn.Column(waiting, sizing_mode="stretch_width", margin=0)
         chart = Chart(height=200, ready=from_zero)
-        found = pn.Column(formula, chart.pane, table, sizing_mode="stretch_width", margin=0, visible=False)
 
         def show(insights: Insights | Failure | None) -> None:
-            found.visible = isinstance(insights, Insights)
-            waiting.visible = not found.visible
-            if isinstance(insights, Insights):
+            if isinstance(insights, Failure):
+                place[:] = [html(f'<div class="sx-problem">{escaped(insights.message)}</div>')]
+            elif insights is not None:
                 formula.object, table.object = insights.formula, insights.table
                 chart.apply(insights.relevance)
-            elif isinstance(insights, Failure):
-                waiting.object = f'<div class="sx-problem">{escaped(insights.message)}</div>'
+                if formula not in place:
+                    place[:] = [formula, chart.pane, table]
 
         self.scope.add(insights_query(), show)
         note = (
             "The best short formula for the logit q of the committor, and the relevance of the leading inputs: the "
             "rise of the held-out loss per shot when they are shuffled."
         )
-        return card("Mechanism so far", waiting, found, note=note, **FILLING)
+        return card("Mechanism so far", place, note=note, **FILLING)
 
     def _from(self, count: Callable[[RunSnapshot], int], when: str, *charts: Chart) -> pn.Column:
         """Return charts that stand in the place of a few words from the time on when there is something to draw."""
