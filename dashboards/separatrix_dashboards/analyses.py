@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,10 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from separatrix.errors import ConfigError, SeparatrixError
+from separatrix.executors import yield_to_workers
 from separatrix_dashboards.access import Role, permit
-
-NICENESS: Final = 15
-"""Of the processes: workers that sample go first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +131,7 @@ Tell = Callable[[float, str], None]
 def work() -> None:
     """Do what the command line asks for, and tell how it goes on standard output, a line of JSON each time."""
     out, sys.stdout = sys.stdout, sys.stderr
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(NICENESS)
+    yield_to_workers()
     request = json.loads(sys.argv[1])
 
     def tell(share: float, words: str) -> None:

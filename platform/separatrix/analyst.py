@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from separatrix.executors import ProcessExecutor
+from separatrix.executors import ProcessExecutor, yield_to_workers
 
 
 class Analyst:
@@ -14,15 +14,13 @@ class Analyst:
 
     Parameters
     ----------
-    every : new shots, 0 for never
-    analysis : a function of a module, called in the process
-    start : prepares the process
+    every : new shots
+    analysis : a function of a module, called in a process that yields to those that sample
     n_shots : the run had when it was last analysed
     """
 
-    def __init__(self, every: int, analysis: Callable[[], None], start: Callable[[], None], n_shots: int) -> None:
-        self._every, self._analysis, self._start = every, analysis, start
-        self._seen = n_shots
+    def __init__(self, every: int, analysis: Callable[[], None], n_shots: int) -> None:
+        self._every, self._analysis, self._seen = every, analysis, n_shots
         self._executor: ProcessExecutor | None = None
         self._pending: Future[Any] | None = None
 
@@ -31,9 +29,9 @@ class Analyst:
         error = None
         if self._pending is not None and self._pending.done():
             error, self._pending = self._pending.exception(), None
-        if self._every and self._pending is None and n_shots - self._seen >= self._every:
+        if self._pending is None and n_shots - self._seen >= self._every:
             if self._executor is None:
-                self._executor = ProcessExecutor(1, self._start)
+                self._executor = ProcessExecutor(1, yield_to_workers)
             self._seen = n_shots
             self._pending = self._executor.submit(self._analysis)
         return error

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +29,7 @@ from separatrix.records import (
     TrajectoryTask,
 )
 from separatrix.rows import are_transitions
-from separatrix.shooting import WorkerSpec, follow, start_worker
+from separatrix.shooting import WorkerSpec, follow, result_of, start_worker, threads_each
 from separatrix.store import Store, StoredValidation
 
 _PUBLISH_INTERVAL: Final = 2.0
@@ -53,7 +52,7 @@ def draw(reader: Reader, configurations: int, seed: int) -> Configurations:
     AnalysisError
         If there is no trained committor, or there are fewer frames.
     """
-    frames, shots = reader.columns("frames"), reader.columns("shots")
+    shots, frames = reader.shots_with_frames()
     rows = _candidates(frames, shots, configurations)
     if len(rows) < configurations:
         raise AnalysisError(
@@ -85,8 +84,7 @@ def _candidates(frames: _Columns, shots: _Columns, wanted: int) -> IntArray:
     The shooting point of a path is left out: it is a frame of the path before. So are paths that still descend from a
     seed path, as long as there are enough others.
     """
-    n_frames = int(np.searchsorted(frames["shot"], len(shots["chain"])))
-    shot, offset = frames["shot"][:n_frames], frames["offset"][:n_frames]
+    shot, offset = frames["shot"], frames["offset"]
     place = offset + shots["shooting_frame"][shot]
     between = (place > 0) & (place < shots["n_frames"][shot] - 1) & (offset != 0)
     stored = are_transitions(shots["ends"])
@@ -162,7 +160,7 @@ class CommittorShooting:
         store, stored = self._store, self._stored
         if store.notes.get("state") in _LIVE:  # killed without a word; under this lock it would seem to be running
             store.commit({**store.notes, "state": RunState.INTERRUPTED.value})
-        threads = max(1, (os.cpu_count() or 1) // max(1, workers))
+        threads = threads_each(workers)
         speed = choose_platform(store, self._config, platform, threads)
         spec = WorkerSpec(run=store.path, platform=speed.platform, threads=threads)
         store.log("validation started", **self._about(), **stored.settings, shots=self._shots, workers=workers)
@@ -232,10 +230,7 @@ class CommittorShooting:
         done, _ = wait([*self._flights], timeout=timeout, return_when=FIRST_COMPLETED)
         for future in [future for future in self._flights if future in done]:
             task, retries = self._flights.pop(future)
-            try:
-                result: TrajectoryOutcome | ShotFailure = future.result()
-            except (BrokenExecutor, CancelledError) as error:
-                result = ShotFailure(task=task, error=f"the worker process died: {error}", traceback="")
+            result: TrajectoryOutcome | ShotFailure = result_of(future, task)
             if isinstance(result, TrajectoryOutcome):
                 self._tell(task, retries, result)
                 continue

@@ -10,11 +10,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 
 class SerialExecutor(Executor):
@@ -153,6 +153,16 @@ class ProcessExecutor(Executor):
             future.set_exception(error)
         else:
             future.set_result(result)
+
+
+YIELDING: Final = 15
+"""Niceness of processes that find something out while others sample: those go first."""
+
+
+def yield_to_workers() -> None:
+    """Have this process leave the processor to those that sample, where the system knows how."""
+    with suppress(OSError, AttributeError):
+        os.nice(YIELDING)
 
 
 _Result = TypeVar("_Result")

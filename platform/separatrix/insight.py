@@ -5,9 +5,8 @@ What is found is appended to the run's result ``insights``, in a process that yi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,19 +17,12 @@ from separatrix.reader import Reader
 from separatrix.store import read_result, write_result
 from separatrix.symbolic import find_formulas
 
-NICENESS: Final = 15
 ISLANDS: Final = 4
 SHOTS: Final = 2000
 """Shots that are looked at, evenly spread over all: an insight then costs some three seconds of processor time."""
 
 MOST: Final = 400
 """Insights kept, the newest."""
-
-
-def start_insight() -> None:
-    """Have this process yield to all others; the initializer of the process."""
-    with suppress(OSError, AttributeError):
-        os.nice(NICENESS)
 
 
 def gain_insight(run: Path, generations: int) -> None:
@@ -57,11 +49,7 @@ def gain_insight(run: Path, generations: int) -> None:
         "model_version": evidence.model.version,
         "noise_line": ranking.line,
         "groups": [{"name": row.name, "mean": row.mean, "std": row.std} for row in ranking.of_groups()],
-        "expression": best.expression,
-        "symbols": dict(best.symbols),
-        "complexity": best.complexity,
-        "training_loss": best.training_loss,
-        "validation_loss": best.validation_loss,
+        **asdict(best),
         "network_loss": network_loss(evidence, shots),
     }
     write_result(run, "insights", {"entries": [*insights(run), entry][-MOST:]})

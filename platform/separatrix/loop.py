@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from separatrix.records import Density, Reason, RunState, ShotFailure, ShotOutco
 from separatrix.rows import kept_frames, restore_chains, restore_model, restore_status, shot_row
 from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
-from separatrix.shooting import WorkerSpec, shoot, start_worker
+from separatrix.shooting import WorkerSpec, result_of, shoot, start_worker, threads_each
 from separatrix.store import Store
 from separatrix.trainer import training_due
 
@@ -165,7 +165,7 @@ class Loop:
         config, store = self._config, self._store
         store.log("started", target=self._status.target, workers=self._workers, pid=os.getpid())
         observables = Observables(config, read_atoms(store.path / "system" / "topology.pdb"))
-        threads = max(1, (os.cpu_count() or 1) // max(1, self._workers))
+        threads = threads_each(self._workers)
         self._commit(message="measuring the platforms of this machine")  # readers see that the run goes on
         speed = choose_platform(store, config, self._platform, threads)
         self._commit(
@@ -243,10 +243,7 @@ class Loop:
             self._adopt(self._lesson)
         for future in [future for future in self._flights if future in done]:
             flight = self._flights.pop(future)
-            try:
-                result = future.result()
-            except (BrokenExecutor, CancelledError) as error:
-                result = ShotFailure(task=flight.task, error=f"the worker process died: {error}", traceback="")
+            result = result_of(future, flight.task)
             if isinstance(result, ShotFailure):
                 self._fail_shot(flight, result)
             else:

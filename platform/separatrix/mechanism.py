@@ -31,7 +31,6 @@ from separatrix.store import write_result
 from separatrix.symbolic import Formula, Progress, Shots, find_formulas
 from separatrix.symbolic.formula import loss_of, parameters_of
 from separatrix.trainer import held_out_by
-from separatrix.training_data import build_training_data
 
 INPUTS: Final = 5
 """Columns that formulas are made of, at most, where nobody says how many."""
@@ -100,23 +99,12 @@ class Mechanism:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, as it is stored and printed."""
-        expressions = [
-            {
-                "expression": formula.expression,
-                "symbols": dict(formula.symbols),
-                "complexity": formula.complexity,
-                "training_loss": formula.training_loss,
-                "validation_loss": formula.validation_loss,
-                "latex": formula.latex,
-            }
-            for formula in self.formulas
-        ]
         names = ("noise_line", "recommended", "network_loss", "model_version", "n_shots", "seed", "complete")
         return {
             "relevance": [asdict(row) for row in self.relevance],
             "groups": [asdict(row) for row in self.groups],
             "inputs": list(self.inputs),
-            "expressions": expressions,
+            "expressions": [asdict(formula) | {"latex": formula.latex} for formula in self.formulas],
             **{name: getattr(self, name) for name in names},
         }
 
@@ -235,20 +223,8 @@ class Evidence:
         AnalysisError
             If there are too few shots.
         """
-        model, shots = reader.trained_model(), reader.columns("shots")
-        frames = reader.columns("frames")
-        # The run may have gone on between: frames of shots that came since are left out.
-        n_frames = int(np.searchsorted(frames["shot"], len(shots["chain"])))
-        frames = {name: column[:n_frames] for name, column in frames.items()}
-        config = reader.config.committor
-        data = build_training_data(
-            shots=shots,
-            frames=frames,
-            n_states=2,
-            config=config.model_copy(update={"frames": False}),
-            by_chain=reader.config.holds_out_groups,
-        )
-        judging = held_out_by(data.held_together, 1, config.held_out)[0]
+        model, data, share = reader.trained_model(), reader.shooting_points(), reader.config.committor.held_out
+        judging = held_out_by(data.held_together, 1, share)[0]
         if judging.sum() < 2 or judging.all():
             raise AnalysisError(
                 f"{reader.folder}: expected shots that are held out to judge by, and others, found {judging.sum()} of "
@@ -261,8 +237,8 @@ class Evidence:
             features=data.features,
             counts=data.targets,
             unit=data.held_together,
-            held_out_share=config.held_out,
-            paths=_transition_paths(shots["ends"], frames),
+            held_out_share=share,
+            paths=_transition_paths(*reader.shots_with_frames()),
         )
 
     def thinned(self, most: int) -> Evidence:
@@ -290,9 +266,9 @@ def network_loss(evidence: Evidence, shots: Shots) -> float:
     return loss_of(q, shots.to_b[judging], shots.trials[judging])
 
 
-def _transition_paths(ends: NDArray[np.integer], frames: Mapping[str, NDArray[Any]]) -> tuple[FloatArray, ...]:
+def _transition_paths(shots: Mapping[str, NDArray[Any]], frames: Mapping[str, NDArray[Any]]) -> tuple[FloatArray, ...]:
     """Return the features of transition paths, each from A to B as they are stored."""
-    found = np.flatnonzero((ends[:, 0] == 0) & (ends[:, 1] == 1))
+    found = np.flatnonzero((shots["ends"][:, 0] == 0) & (shots["ends"][:, 1] == 1))
     if len(found) > PATHS:
         found = found[np.linspace(0, len(found) - 1, PATHS).round().astype(int)]
     starts, stops = (np.searchsorted(frames["shot"], found, side) for side in ("left", "right"))

@@ -16,7 +16,6 @@ from separatrix.estimates import Bounds, Scores, bounds, scores
 from separatrix.reader import Reader
 from separatrix.records import FloatArray
 from separatrix.symbolic import Formula
-from separatrix.training_data import build_training_data
 
 NETWORK: Final = "network"
 BLOCKS: Final = 50
@@ -202,14 +201,7 @@ def _cross(predicting: Reader, predicted: Reader) -> CrossPrediction:
 
 def _outcomes(reader: Reader) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
     """Return features (n, d) and counts (n, 2) of the shooting points of a run, and their blocks (n,)."""
-    shots, frames = reader.columns("shots"), reader.columns("frames")
-    n_frames = int(np.searchsorted(frames["shot"], len(shots["chain"])))  # the run may have gone on between
-    data = build_training_data(
-        shots=shots,
-        frames={name: column[:n_frames] for name, column in frames.items()},
-        n_states=len(reader.state_names),
-        config=reader.config.committor.model_copy(update={"frames": False}),
-    )
+    data, shots = reader.shooting_points(), reader.columns("shots")
     if not len(data.shot):
         raise AnalysisError(f"{reader.folder}: expected shots to predict, found none; {reader.more_shots()}")
     order = np.argsort(shots["chain"][data.shot], kind="stable")

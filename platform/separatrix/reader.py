@@ -23,6 +23,7 @@ from separatrix.observables import Observables, TableObservables
 from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
 from separatrix.rows import outcome_counts, restore_status
 from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, Validations, is_locked, read_result
+from separatrix.training_data import TrainingData, build_training_data
 
 
 class Reader:
@@ -137,6 +138,23 @@ class Reader:
                 model.check_columns(self._store.feature_names)
                 self._models[version] = model
         return self._models[version]
+
+    def shots_with_frames(self) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
+        """Return the columns of the shots and those of their frames; of shots that came between, there are none."""
+        shots, frames = self.columns("shots"), self.columns("frames")
+        n_frames = int(np.searchsorted(frames["shot"], len(shots["chain"])))
+        return shots, {name: column[:n_frames] for name, column in frames.items()}
+
+    def shooting_points(self) -> TrainingData:
+        """Return the shooting points of all shots that ended in a state, with what each came to."""
+        shots, frames = self.shots_with_frames()
+        return build_training_data(
+            shots=shots,
+            frames=frames,
+            n_states=len(self.state_names),
+            config=self.config.committor.model_copy(update={"frames": False}),
+            by_chain=self.config.holds_out_groups,
+        )
 
     def trained_model(self) -> Committor:
         """Return the newest committor model of a run with two states.

@@ -14,7 +14,7 @@ from separatrix.analyst import Analyst
 from separatrix.config import NOTHING_MOVES, RunConfig, anchored, read_toml
 from separatrix.engine import atoms_of, serialize
 from separatrix.errors import ConfigError, SeparatrixError
-from separatrix.insight import gain_insight, insights, start_insight
+from separatrix.insight import gain_insight, insights
 from separatrix.loop import Control, Loop
 from separatrix.mechanism import GENERATIONS, Mechanism, explain
 from separatrix.observables import Observables
@@ -211,7 +211,7 @@ class Session:
             return None
         known = insights(self.path)
         n_shots = int(known[-1]["n_shots"]) if known else 0
-        return Analyst(analysis.every, partial(gain_insight, self.path, analysis.generations), start_insight, n_shots)
+        return Analyst(analysis.every, partial(gain_insight, self.path, analysis.generations), n_shots)
 
     def explain(
         self,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +27,8 @@ from separatrix.records import (
     connects,
 )
 from separatrix.store import write_trajectory
+
+_Outcome = TypeVar("_Outcome", ShotOutcome, TrajectoryOutcome)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,24 +174,34 @@ def start_worker(spec: WorkerSpec) -> None:
     _here.shooter = Shooter.build(spec)
 
 
+def threads_each(workers: int) -> int:
+    """Return how many threads each of some workers may use; 0 workers are this process alone."""
+    return max(1, (os.cpu_count() or 1) // max(1, workers))
+
+
 def shoot(task: ShotTask) -> ShotOutcome | ShotFailure:
     """Make one shot in a worker process; whatever goes wrong comes back as a value."""
-    try:
-        return _shooter().shoot(task)
-    except Exception as error:  # noqa: BLE001 - one bad shot must not end a run
-        return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+    return _attempted(task, lambda shooter: shooter.shoot(task))
 
 
 def follow(task: TrajectoryTask) -> TrajectoryOutcome | ShotFailure:
     """Make one trajectory of committor shooting in a worker process; whatever goes wrong comes back as a value."""
+    return _attempted(task, lambda shooter: shooter.follow(task))
+
+
+def _attempted(task: ShotTask | TrajectoryTask, work: Callable[[Shooter], _Outcome]) -> _Outcome | ShotFailure:
     try:
-        return _shooter().follow(task)
-    except Exception as error:  # noqa: BLE001 - one bad trajectory must not end a validation
+        shooter: Shooter | None = getattr(_here, "shooter", None)
+        if shooter is None:
+            raise RuntimeError("start_worker was not called in this thread")
+        return work(shooter)
+    except Exception as error:  # noqa: BLE001 - one bad shot must not end a run
         return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
-def _shooter() -> Shooter:
-    shooter: Shooter | None = getattr(_here, "shooter", None)
-    if shooter is None:
-        raise RuntimeError("start_worker was not called in this thread")
-    return shooter
+def result_of(future: Future[Any], task: ShotTask | TrajectoryTask) -> Any:
+    """Return what a worker made of a task; a worker that died made a failure of it."""
+    try:
+        return future.result()
+    except (BrokenExecutor, CancelledError) as error:
+        return ShotFailure(task=task, error=f"the worker process died: {error}", traceback="")

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.config import RunConfig
-from separatrix.errors import AnalysisError, ConfigError, RunExistsError, TableError
+from separatrix.errors import ConfigError, RunExistsError, TableError
 from separatrix.estimates import bounds, calibration
 from separatrix.learner import Learner
+from separatrix.prediction import predictions
 from separatrix.reader import Reader
 from separatrix.records import NO_STATE, IntArray, Reason, RunState
 from separatrix.store import Store, write_result
-from separatrix.symbolic import Formula
 from separatrix.symbolic.formula import loss_of
 from separatrix.tables import ShotTable, sha256_of, shots_in
 from separatrix.trainer import varying
@@ -317,8 +317,7 @@ def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None
         If the run has no trained committor, or more than two states.
     """
     reader, file = Reader(run), Path(table)
-    if len(reader.state_names) != 2 or not reader.model_versions:
-        raise AnalysisError(f"{reader.folder}: expected a trained committor of two states to test")
+    version = reader.trained_model().version
     names = reader.observables.descriptors.names
     if counts is None:
         counts = tuple(reader.config.states.values()) if reader.config.table is not None else ("n_A", "n_B")
@@ -326,9 +325,10 @@ def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None
     shots = shots_in(file, counts, wanted=names)
     if not len(shots.counts):
         raise TableError(f"{file}: expected rows with shots, found none")
-    model = reader.model()
-    features = shots.features.astype(np.float32)
     n_a, n_b = shots.counts.T
+    network, *formulas = (
+        _verdict(each.name, each.q, n_a, n_b) for each in predictions(reader, shots.features.astype(np.float32))
+    )
     reachable = bounds(n_a, n_b)
     result = Evaluation(
         table=file.name,
@@ -336,12 +336,9 @@ def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None
         n_shots=int(shots.counts.sum()),
         null_loss=reachable.null_loss,
         saturated_loss=reachable.saturated_loss,
-        model_version=model.version,
-        network=_verdict("network", model.q(features), n_a, n_b),
-        formulas=tuple(
-            _verdict(row["expression"], Formula.from_data(row).q(features.astype(np.float64), names), n_a, n_b)
-            for row in (reader.result("mechanism") or {}).get("expressions", [])
-        ),
+        model_version=version,
+        network=network,
+        formulas=tuple(formulas),
         notes=shots.notes,
     )
     write_result(reader.folder, "test", result.as_dict())

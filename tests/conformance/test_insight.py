@@ -46,7 +46,7 @@ def test_without_workers_or_when_not_wanted_nothing_is_analysed(tmp_path, change
 
 
 def test_an_analysis_that_fails_is_told_once_and_tried_again():
-    analyst = Analyst(10, int, int, 0)
+    analyst = Analyst(10, int, 0)
     assert analyst.look(9) is None
     assert analyst._executor is None
     analyst._analysis = _fails

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from separatrix.errors import ExportError
 from separatrix.export.files import check_ending, whole
@@ -48,10 +43,8 @@ def write_shots(reader: Reader, file: Path, *, force: bool = False) -> Written:
             f"{reader.folder}: expected two states, which two columns of counts can tell of; found "
             f"{len(reader.state_names)} ({', '.join(reader.state_names)})"
         )
-    shots, frames = reader.columns("shots"), reader.columns("frames")
-    rows, features = _configurations(shots, frames)
-    told = shots["n_A"][rows] + shots["n_B"][rows] > 0
-    rows, features = rows[told], features[told]
+    points, shots = reader.shooting_points(), reader.columns("shots")
+    rows = points.shot
     if not len(rows):
         raise ExportError(f"{reader.folder}: expected shots that ended in a state, found none; sample more")
     table = reader.config.table
@@ -62,19 +55,10 @@ def write_shots(reader: Reader, file: Path, *, force: bool = False) -> Written:
         raise ExportError(
             f"{reader.folder}: a descriptor is called {first!r} or {second!r}, as the counts are; rename it"
         )
-    columns = dict(zip(names, features.T, strict=False))
+    columns = dict(zip(names, points.features.T, strict=False))
     columns |= {first: shots["n_A"][rows], second: shots["n_B"][rows]}
     if groups is not None:
         columns[groups] = shots["chain"][rows]
     with whole(file, force=force) as folder:
         write_table(folder / file.name, columns)
     return Written(counts=(first, second), groups=groups, n_rows=len(rows), n_left_out=len(shots["chain"]) - len(rows))
-
-
-def _configurations(
-    shots: Mapping[str, NDArray[Any]], frames: Mapping[str, NDArray[Any]]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the shots (n,) whose shooting point is known, and its descriptors (n, d)."""
-    points = np.flatnonzero(frames["offset"] == 0)
-    points = points[frames["shot"][points] < len(shots["chain"])]  # the run may have gone on between
-    return frames["shot"][points], frames["features"][points]
