@@ -70,6 +70,10 @@ class RunSnapshot:
         """Number of committed shots."""
         return len(self.shots["chain"])
 
+    def result_file(self, name: str) -> Path:
+        """Return where the result of an analysis is, once there is one."""
+        return self.path / "results" / f"{name}.json"
+
     @property
     def foretold_q(self) -> NDArray[Any]:
         """Logit of every shot that was predicted without knowing it (n_shots,); nan where there is none.

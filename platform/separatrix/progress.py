@@ -6,8 +6,8 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
@@ -356,3 +356,17 @@ def clock(seconds: float) -> str:
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     return (f"{days} d " if days else "") + f"{hour}:{minute:02}:{second:02}"
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Return names, those that repeat an earlier one with a number: formulas of one length, for one.
+
+    >>> told_apart(["network", "formula of 4", "formula of 4"])
+    ['network', 'formula of 4', 'formula of 4, no. 2']
+    """
+    seen: Counter[str] = Counter()
+    apart = []
+    for name in names:
+        seen[name] += 1
+        apart.append(name if seen[name] == 1 else f"{name}, no. {seen[name]}")
+    return apart

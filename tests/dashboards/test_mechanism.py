@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
+from functools import partial
 
 import panel as pn
 import pytest
 from bokeh.events import Tap
-from tests.page_document import DOCUMENT, push
+from tests.page_document import DOCUMENT, push, wait_until
 
 from separatrix import Session, read
 from separatrix.errors import ConfigError, SeparatrixError
@@ -21,12 +21,7 @@ from separatrix_dashboards.views.mechanism import MechanismView
 from separatrix_dashboards.views.mechanism.formulas import recommended_row, rows_of
 from separatrix_dashboards.views.validation import ValidationView
 
-
-def until(true, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+until = partial(wait_until, seconds=60.0)
 
 
 @pytest.fixture(scope="module")

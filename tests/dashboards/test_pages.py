@@ -189,6 +189,10 @@ def test_a_validation_grows_under_the_page_and_its_predictors_can_be_chosen(runn
     assert dots(view)[1] == [0.0, 1.0, 0.25]
     assert figures(page) == [figure]  # the same figure, with other data
     assert "400 trajectories from 4 configurations, drawn with model 7, judged is model 9" in texts(page)
+    rival = VALIDATION["predictors"][1] | {"name": "3*x", "expression": "3*x"}
+    show(VALIDATION | {"predictors": [*VALIDATION["predictors"], rival]})
+    assert view.predictor.options["formula of complexity 4, no. 2"] == "3*x"
+    assert len(view.predictor.options) == 3
     show(VALIDATION | {"predictors": VALIDATION["predictors"][:1]})
     assert view.predictor.value == "network"
     assert "q = 2*x" not in texts(page)

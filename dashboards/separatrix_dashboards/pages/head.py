@@ -18,7 +18,7 @@ from separatrix_dashboards.access import Role
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.sessions import SessionPool
 from separatrix_dashboards.theme import STATE_CHIPS, html
-from separatrix_dashboards.views.base import Scope, fact
+from separatrix_dashboards.views.base import Scope, bar, fact
 from separatrix_dashboards.widgets import button, integer
 from separatrix_dashboards.words import escaped, lasting, with_error
 
@@ -153,12 +153,8 @@ def progress_html(snapshot: RunSnapshot, seconds_left: float | None) -> str:
     share = min(1.0, status.steps / status.target) if status.target else 0.0
     left = f" · {lasting(seconds_left)} left" if seconds_left is not None else ""
     message = f'<div class="sx-note">{escaped(status.message)}</div>' if status.message and not snapshot.problem else ""
-    return (
-        f'<div class="sx-head"><div class="sx-bar" role="progressbar" aria-valuenow="{share * 100:.0f}" '
-        f'aria-label="progress"><div style="width:{share:.1%}"></div></div>'
-        f'<span class="sx-bar-words"><span data-steps="{status.steps}">{status.steps:,}</span> of {status.target:,} '
-        f"steps{left}</span></div>{message}"
-    )
+    steps = f'<span data-steps="{status.steps}">{status.steps:,}</span> of {status.target:,} steps{left}'
+    return bar(share, steps) + message
 
 
 def table_words(snapshot: RunSnapshot) -> str:

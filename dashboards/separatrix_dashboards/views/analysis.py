@@ -11,7 +11,7 @@ from separatrix.errors import SeparatrixError
 from separatrix_dashboards.access import Role
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.theme import CSS, html
-from separatrix_dashboards.views.base import Scope
+from separatrix_dashboards.views.base import Scope, bar
 from separatrix_dashboards.widgets import button
 from separatrix_dashboards.words import escaped
 
@@ -56,7 +56,7 @@ class AnalysisControls:
         elif analysis.problem:
             self._words.object = f'<div class="sx-problem">{escaped(analysis.problem)}</div>'
         else:
-            self._words.object = progress_html(analysis.share, analysis.words) if running else ""
+            self._words.object = bar(analysis.share, escaped(analysis.words)) if running else ""
 
     def _begin(self) -> None:
         self._try(
@@ -74,11 +74,3 @@ class AnalysisControls:
         except SeparatrixError as error:
             self._words.object = f'<div class="sx-problem">{escaped(error)}</div>'
         self._scope.hub.refresh()
-
-
-def progress_html(share: float, words: str) -> str:
-    """Return a bar and what is being done."""
-    return (
-        f'<div class="sx-head"><div class="sx-bar"><div style="width:{100 * share:.1f}%"></div></div>'
-        f'<span class="sx-bar-words">{escaped(words)}</span></div>'
-    )

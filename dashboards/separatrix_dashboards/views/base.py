@@ -16,7 +16,7 @@ from panel.viewable import Viewable
 
 from separatrix_dashboards.access import Role
 from separatrix_dashboards.charts import Chart, drawn
-from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.feeds import Feed, RunSnapshot, stamp
 from separatrix_dashboards.hub import Hub, Query, Watcher
 from separatrix_dashboards.theme import CSS, html
 from separatrix_dashboards.turns import Turn
@@ -305,10 +305,39 @@ def card(title: str, *content: Any, note: str = "", **options: Any) -> pn.Column
     )
 
 
+def beside(*cards: pn.Column, least: int) -> pn.Row:
+    """Return cards beside each other where there is room for ``least`` px each, all as high as the highest.
+
+    No `panel.FlexBox`: figures that are in it from the start are drawn without a width.
+    """
+    for each in cards:
+        each.param.update(styles={"flex": f"1 1 {least}px", "align-self": "stretch", "height": "auto"}, margin=0)
+    styles = {"flex-wrap": "wrap", "gap": "12px", "align-items": "stretch"}
+    return pn.Row(*cards, styles=styles, sizing_mode="stretch_width", margin=(0, 0, 12, 0))
+
+
 def fact(name: str, number: str, more: str = "") -> str:
     """Return a number with its name above and what it means below, as HTML."""
     return (
         f'<div class="sx-fact"><div class="sx-fact-name">{escaped(name)}</div>'
         f'<div class="sx-number">{escaped(number)}</div>'
         f'<div class="sx-fact-more">{escaped(more) or "&nbsp;"}</div></div>'
+    )
+
+
+def result_query(name: str) -> Query:
+    """Return the query of a result that the run holds, read when it changed, and when a first model is there."""
+    return Query(
+        key=name,
+        compute=lambda feed, snapshot: feed.result(name),
+        depends=lambda snapshot: (stamp(snapshot.result_file(name)), snapshot.model_version > 0),
+    )
+
+
+def bar(share: float, words: str, *, label: str = "progress") -> str:
+    """Return a progress bar with words beside it, as HTML; the words are HTML, too."""
+    return (
+        f'<div class="sx-head"><div class="sx-bar" role="progressbar" aria-valuenow="{share * 100:.0f}" '
+        f'aria-label="{label}"><div style="width:{share:.1%}"></div></div>'
+        f'<span class="sx-bar-words">{words}</span></div>'
     )

@@ -14,6 +14,7 @@ from separatrix_dashboards.feeds import Feed, RunSnapshot, stamp
 from separatrix_dashboards.hub import Query
 from separatrix_dashboards.theme import SERIES
 from separatrix_dashboards.views.live_figures import SHOTS
+from separatrix_dashboards.views.mechanism.formulas import typeset_html
 from separatrix_dashboards.words import escaped, with_error
 
 GROUPS: Final = 4
@@ -40,7 +41,7 @@ def insights_query() -> Query:
     return Query(
         key="live.insights",
         compute=_compute,
-        depends=lambda snapshot: stamp(snapshot.path / "results" / "insights.json"),
+        depends=lambda snapshot: stamp(snapshot.result_file("insights")),
         slow=True,
     )
 
@@ -55,7 +56,6 @@ def _compute(feed: Feed, snapshot: RunSnapshot) -> Insights | None:  # noqa: ARG
 def formula_html(entry: Mapping[str, Any]) -> str:
     """Return the newest formula, typeset, with its losses."""
     from separatrix.symbolic import Formula  # noqa: PLC0415 - brings sympy, for which the first paint does not wait
-    from separatrix_dashboards.views.mechanism.formulas import typeset_html  # noqa: PLC0415
 
     words = (
         f"After {entry['n_shots']:,} shots, by model {entry['model_version']}. Held-out loss per shot "

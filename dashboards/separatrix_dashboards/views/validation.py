@@ -11,12 +11,13 @@ import numpy as np
 import panel as pn
 from scipy.special import expit
 
+from separatrix.progress import told_apart
 from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import RunSnapshot
-from separatrix_dashboards.hub import Failure, Query
+from separatrix_dashboards.hub import Failure
 from separatrix_dashboards.theme import BLUE, GREY, empty, html
 from separatrix_dashboards.views.analysis import AnalysisControls
-from separatrix_dashboards.views.base import Scope, View, card, fact
+from separatrix_dashboards.views.base import Scope, View, card, fact, result_query
 from separatrix_dashboards.widgets import integer, select
 from separatrix_dashboards.words import escaped, with_error
 
@@ -78,7 +79,7 @@ class ValidationView(View):
             shots,
         )
         self.scope.follow(lambda snapshot: setattr(facts, "object", calibration_html(snapshot)))
-        self.scope.add(Query(key="validation", compute=lambda feed, snapshot: feed.result("validation")), show)
+        self.scope.add(result_query("validation"), show)
         return pn.Column(
             content,
             *([] if self.feed.snapshot.config.table else [controls.__panel__()]),
@@ -88,7 +89,7 @@ class ValidationView(View):
 
     def _offer(self, predictors: Sequence[Result]) -> None:
         """Let the user choose among the predictors that there are now; what was chosen stays chosen."""
-        options = {label(row): row["name"] for row in predictors}
+        options = dict(zip(labels(predictors), (row["name"] for row in predictors), strict=True))
         if options != self.predictor.options:
             chosen = self.predictor.value
             self.predictor.param.update(
@@ -110,9 +111,11 @@ def predictor_of(result: Result, name: str) -> Result:
     return next((row for row in predictors if row["name"] == name), predictors[0])
 
 
-def label(predictor: Result) -> str:
-    """Return a short name: formulas are known by their complexity, as on the Mechanism page."""
-    return "network" if predictor["expression"] is None else f"formula of complexity {predictor['complexity']}"
+def labels(predictors: Sequence[Result]) -> list[str]:
+    """Return short names: formulas are known by their complexity, as on the Mechanism page."""
+    return told_apart(
+        ["network" if row["expression"] is None else f"formula of complexity {row['complexity']}" for row in predictors]
+    )
 
 
 def how_to_get_it(snapshot: RunSnapshot) -> str:
@@ -169,7 +172,7 @@ def scores_html(result: Result) -> str:
     head = "".join(f"<th{' class=sx-right' if name != 'predictor' else ''}>{name}</th>" for name in columns)
     rows = [
         _row(
-            escaped(label(row)),
+            escaped(label),
             with_error(row["r_squared"], row["r_squared_error"], 2),
             with_error(row["rmse"], row["rmse_error"], 3),
             with_error(row["loss"], None, 3),
@@ -177,7 +180,7 @@ def scores_html(result: Result) -> str:
             with_error(row["intercept"], row["intercept_error"], 2),
             bold=row["recommended"],
         )
-        for row in result["predictors"]
+        for label, row in zip(labels(result["predictors"]), result["predictors"], strict=True)
     ]
     ceiling = with_error(result["r_squared_ceiling"], result["r_squared_ceiling_error"], 2)
     rows.append(_row("perfect: noise ceiling", ceiling, "0", "", "1", "0"))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from separatrix.errors import ConfigError
 from separatrix.preparing import check_platform
-from separatrix.progress import clock
+from separatrix.progress import clock, told_apart
 
 if TYPE_CHECKING:
     from separatrix.estimates import Bounds, Estimate, Scores
@@ -138,14 +138,17 @@ def _scores_table(
     names = ("R^2", "RMSE", "loss", "slope") if frequencies else ("loss", "entropy", "slope", "intercept")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for prediction, score in scores:
+    scores = tuple(scores)
+    labels = told_apart(
+        [each.name if each.expression is None else f"formula of complexity {each.complexity}" for each, _ in scores]
+    )
+    for label, (prediction, score) in zip(labels, scores, strict=True):
         slope = _with_error(score.slope, 2)
         if frequencies:
             cells = [_with_error(score.r_squared, 2), _with_error(score.rmse, 3), _number(score.loss.value, 4), slope]
         else:
             cells = [_with_error(score.loss, 4), _number(score.entropy, 4), slope, _with_error(score.intercept, 2)]
-        name = prediction.name if prediction.expression is None else f"formula of complexity {prediction.complexity}"
-        table.add_row(name, *cells, style="bold" if prediction.recommended else None)
+        table.add_row(label, *cells, style="bold" if prediction.recommended else None)
     if frequencies:
         table.add_row("perfect (noise ceiling)", _with_error(bounds.ceiling, 2), "0", "", "1", style="dim")
     return table

@@ -42,19 +42,6 @@ def rows_of(result: Row) -> list[Row]:
     return sorted(result.get("expressions", []), key=lambda row: row["complexity"])
 
 
-def names_of(rows: Sequence[Row]) -> list[str]:
-    """Return a name for each formula: its length, and a number where several have the same.
-
-    >>> names_of([{"complexity": 0}, {"complexity": 4}, {"complexity": 4}])
-    ['0 operations', '4 operations', '4 operations, no. 2']
-    """
-    names: list[str] = []
-    for place, row in enumerate(rows):
-        before = sum(other["complexity"] == row["complexity"] for other in rows[:place])
-        names.append(f"{row['complexity']} operations" + (f", no. {before + 1}" if before else ""))
-    return names
-
-
 def recommended_row(result: Row) -> int:
     """Return the place of the recommended formula among `rows_of`; of the best one where none is recommended."""
     rows = rows_of(result)
@@ -142,8 +129,7 @@ def _shown(feed: Feed, snapshot: RunSnapshot, formula: Formula, choice: Choice) 
     network, short = model.q(begins), formula.q(begins, names)
     known = np.isfinite(short)
     rows = np.flatnonzero(known)[thinned(int(known.sum()), POINTS)]
-    found = committor_map(feed, snapshot, choice)
-    draw = draw_curve if choice.y is None else draw_map
+    found, drawn = _of_network(feed, snapshot, choice)
     same = replace(found, model=_prediction(feed, snapshot, found, formula, choice))
     return ShownFormula(
         formula=formula,
@@ -154,10 +140,25 @@ def _shown(feed: Feed, snapshot: RunSnapshot, formula: Formula, choice: Choice) 
             "PLUMED": formula.lepton,
         },
         points=Drawing(_draw_points(network[rows], short[rows])),
-        maps=tuple(Drawing(draw(each, choice, snapshot.state_names)) for each in (same, found)),
+        maps=(_drawn(same, snapshot, choice), drawn),
         on_map=choice.y is not None,
         agreement=agreement(network[known], short[known]),
     )
+
+
+def _of_network(feed: Feed, snapshot: RunSnapshot, choice: Choice) -> tuple[CommittorMap, Drawing]:
+    """Return the map of the network and its drawing, the same for every formula."""
+
+    def compute() -> tuple[CommittorMap, Drawing]:
+        found = committor_map(feed, snapshot, choice)
+        return found, _drawn(found, snapshot, choice)
+
+    return feed.cached(("map beside formulas", choice, dependence(snapshot, choice)), compute)
+
+
+def _drawn(found: CommittorMap, snapshot: RunSnapshot, choice: Choice) -> Drawing:
+    draw = draw_curve if choice.y is None else draw_map
+    return Drawing(draw(found, choice, snapshot.state_names))
 
 
 def _prediction(feed: Feed, snapshot: RunSnapshot, found: CommittorMap, formula: Formula, choice: Choice) -> Prediction:

@@ -9,12 +9,13 @@ import panel as pn
 from bokeh.events import Tap
 from bokeh.models import Plot
 
+from separatrix.progress import told_apart
 from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import empty, html
 from separatrix_dashboards.views.analysis import AnalysisControls
-from separatrix_dashboards.views.base import Scope, View, card, fact
+from separatrix_dashboards.views.base import Scope, View, beside, card, fact, result_query
 from separatrix_dashboards.views.committor_figure import finish, show_overlays
 from separatrix_dashboards.views.mechanism.formulas import (
     ShownFormula,
@@ -22,7 +23,6 @@ from separatrix_dashboards.views.mechanism.formulas import (
     formula_query,
     formulas_html,
     front_note,
-    names_of,
     recommended_row,
     rows_of,
     typeset_html,
@@ -60,7 +60,7 @@ class MechanismView(View):
             inputs,
             generations,
         )
-        self.scope.add(Query(key="mechanism", compute=lambda feed, snapshot: feed.result("mechanism")), self._show)
+        self.scope.add(result_query("mechanism"), self._show)
         return pn.Column(controls.__panel__(), self._content, sizing_mode="stretch_width", margin=0)
 
     def _show(self, result: Mapping[str, Any] | Failure | None) -> None:
@@ -87,7 +87,8 @@ class MechanismView(View):
         self._maps = [Chart(height=_MAP_HEIGHT, fixed=("x", "y"), ready=self._finish) for _ in range(2)]
         self._typeset, self._facts, self._table = html(""), html(""), html("")
         self._copy = CopyText(sizing_mode="stretch_width")
-        options = {name: place for place, name in enumerate(names_of(rows))}
+        names = told_apart([f"{row['complexity']} operations" for row in rows])
+        options = {name: place for place, name in enumerate(names)}
         self._choice = select("formula", options, best, width=150)
         self._language = one_of("as", ["Text", "LaTeX", "Python", "PLUMED"])
         self._choice.param.watch(lambda event: self._choose(), "value")
@@ -95,7 +96,7 @@ class MechanismView(View):
         self._shown: ShownFormula | None = None
         self._choose()
         return [
-            _beside(
+            beside(
                 card("Formulas", self._front.pane, note=front_note(self._result)),
                 card(
                     "Chosen formula",
@@ -104,11 +105,13 @@ class MechanismView(View):
                     pn.Column(self._language, self._copy, sizing_mode="stretch_width", margin=(6, 0)),
                     note="The logit of the committor, in the original names and units.",
                 ),
+                least=380,
             ),
-            _beside(
+            beside(
                 card("Committor by the formula", self._maps[0].pane),
                 card("Committor by the network", self._maps[1].pane),
                 card("Formula against network", self._points.pane, note="At the shooting points."),
+                least=380,
             ),
             card("All formulas", self._table, note="Bold: recommended. Shaded: chosen."),
         ]
@@ -159,14 +162,6 @@ class MechanismView(View):
     def _write(self) -> None:
         if self._shown is not None:
             self._copy.text = self._shown.texts[self._language.value]
-
-
-def _beside(*cards: pn.Column) -> pn.Row:
-    """Return cards beside each other where there is room, all as high as the highest."""
-    for each in cards:
-        each.param.update(styles={"flex": "1 1 380px", "align-self": "stretch", "height": "auto"}, margin=0)
-    styles = {"flex-wrap": "wrap", "gap": "12px", "align-items": "stretch"}
-    return pn.Row(*cards, styles=styles, sizing_mode="stretch_width", margin=(0, 0, 12, 0))
 
 
 def facts_html(result: Mapping[str, Any], row: Mapping[str, Any], shown: ShownFormula | None) -> str:

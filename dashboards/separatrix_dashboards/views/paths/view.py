@@ -17,7 +17,7 @@ from separatrix_dashboards.charts import Drawing
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Failure, Query
 from separatrix_dashboards.theme import empty, html
-from separatrix_dashboards.views.base import View, fact
+from separatrix_dashboards.views.base import View, beside, fact
 from separatrix_dashboards.views.paths.choice import (
     AcceptedPaths,
     Choice,
@@ -99,8 +99,8 @@ class PathsView(View):
         )
         self._place[:] = [
             head,
-            _beside(self._density.__panel__(), self._movie.__panel__()),
-            _beside(self._logits.__panel__(), self._soon(self._make_tree, 480)),
+            beside(self._density.__panel__(), self._movie.__panel__(), least=520),
+            beside(self._logits.__panel__(), self._soon(self._make_tree, 480), least=520),
             self._soon(self._make_times, 330),
             self._table.__panel__(),
         ]
@@ -116,8 +116,8 @@ class PathsView(View):
         tree.styles = {"height": "auto", "flex": "1 1 auto"}
         return tree
 
-    def _make_times(self) -> pn.FlexBox:
-        return _beside(*Times(self.scope).cards())
+    def _make_times(self) -> pn.Row:
+        return beside(*Times(self.scope).cards(), least=520)
 
     # -- choosing --------------------------------------------------------------------------------------------------
 
@@ -174,13 +174,6 @@ class PathsView(View):
 
     def _csv(self) -> io.BytesIO:
         return io.BytesIO(paths_csv(self.feed, self.feed.snapshot).encode())
-
-
-def _beside(*cards: pn.Column) -> pn.FlexBox:
-    """Return cards beside each other where there is room, all as high as the highest."""
-    for each in cards:
-        each.param.update(styles={"flex": "1 1 520px", "align-self": "stretch", "height": "auto"}, margin=0)
-    return pn.FlexBox(*cards, gap="12px", align_items="stretch", sizing_mode="stretch_width", margin=(0, 0, 12, 0))
 
 
 def _all_paths(feed: Feed, snapshot: RunSnapshot) -> tuple[AcceptedPaths, str]:
