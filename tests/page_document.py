@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 DOCUMENT = threading.RLock()
 """Held while a page is made or changed."""
@@ -12,3 +13,14 @@ def push(function):
     """Change a page in this thread, once no other does."""
     with DOCUMENT:
         function()
+
+
+def wait_until(true, seconds):
+    """Wait until something is true of a page, as it is between two changes."""
+    end = time.monotonic() + seconds
+    while True:
+        with DOCUMENT:
+            if true():
+                return
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)

@@ -14,17 +14,16 @@ import sys
 import threading
 import time
 import tomllib
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sympy
 import tomli_w
 from rich.console import Console
+from tests.command_line import run_cli
 
 from separatrix import preparing, progress
-from separatrix.cli import main
 from separatrix.progress import ProgressDisplay, SearchDisplay, ShootingDisplay, clock, status_line
 from separatrix.reader import Reader
 from separatrix.records import RunState, ShootingProgress, Status
@@ -65,15 +64,6 @@ LANDSCAPE = {
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a command line ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Time platforms briefly, and leave this process's signals as they are."""
@@ -81,14 +71,6 @@ def _quick(monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
-
-
-def run_cli(*arguments):
-    """Run a command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    return Result(end.value.code, out.getvalue(), err.getvalue())
 
 
 def succeed(*arguments):

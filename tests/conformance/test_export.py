@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import re
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 
 import mdtraj
 import numpy as np
@@ -19,9 +16,9 @@ import pandas as pd
 import pytest
 import torch
 from openmm import unit
+from tests.command_line import run_cli
 
 from separatrix import Session, learn, preparing
-from separatrix.cli import main
 from separatrix.collective_variables import KINDS
 from separatrix.committor import Committor
 from separatrix.estimates import path_multiplicities
@@ -51,23 +48,6 @@ EVERYTHING = (
     "n=6, m=12)}) + 0.7*{coordination([5], [17], r0=0.25, n=4, m=10)}/{distance ACE1-C ACE1-O} "
     "+ 1/(1 + exp(-4*{cos angle ACE1-H1 ACE1-CH3 ACE1-C} + 1)) - {x(3)}*{z(3)} + sin(5*{cos phi})"
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command line ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run_cli(*arguments):
-    """Run a command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    return Result(end.value.code, out.getvalue(), err.getvalue())
 
 
 def export(*arguments):

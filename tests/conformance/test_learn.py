@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, xlogy
+from tests.command_line import run_cli
 
 from separatrix import Session, evaluate, learn, table_run
-from separatrix.cli import main
 from separatrix.errors import AnalysisError, TableError
 from separatrix.mechanism import explain
 from separatrix.reader import Reader
@@ -25,23 +22,6 @@ from separatrix.tables import read_table, shots_in, write_table
 from separatrix.trainer import held_out_by
 
 COUNTS = ["n_A", "n_B"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command line ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run_cli(*arguments):
-    """Run a command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    return Result(end.value.code, out.getvalue(), err.getvalue())
 
 
 def logit(x, y):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from tests.page_document import DOCUMENT, push
+from tests.page_document import DOCUMENT, push, wait_until
 
 from separatrix import Session, preparing
 from separatrix.estimates import landscape_committor, path_multiplicities, transition_region_error
@@ -483,12 +483,7 @@ def viewed():
     hub.close()
 
 
-def until(true, seconds=60.0):
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+until = partial(wait_until, seconds=60.0)
 
 
 def showing(view):

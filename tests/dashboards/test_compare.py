@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import re
 import shutil
-import time
 from dataclasses import replace
+from functools import partial
 from urllib.parse import urlsplit
 
 import holoviews as hv
 import numpy as np
 import panel as pn
 import pytest
-from tests.page_document import DOCUMENT, push
+from tests.page_document import DOCUMENT, push, wait_until
 
 from separatrix import Session
 from separatrix.errors import SeparatrixError
@@ -63,12 +63,7 @@ def folder(landscape_run, uniform_run, molecule_run, empty_run, tmp_path):
     return tmp_path
 
 
-def until(true, seconds=30.0):
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+until = partial(wait_until, seconds=30.0)
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from dataclasses import replace
+from functools import partial
 
 import holoviews as hv
 import numpy as np
 import panel as pn
 import pytest
-from tests.page_document import DOCUMENT, push
+from tests.page_document import DOCUMENT, push, wait_until
 
 from separatrix import Session
 from separatrix.estimates import expected_transitions, perfect_yield
@@ -62,12 +62,7 @@ def watched(any_run):
     hub.close()
 
 
-def until(true, seconds=30.0):
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+until = partial(wait_until, seconds=30.0)
 
 
 # -- every kind of run -------------------------------------------------------------------------------------------------

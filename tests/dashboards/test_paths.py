@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from dataclasses import replace
+from functools import partial
 
 import holoviews as hv
 import mdtraj
@@ -14,7 +14,7 @@ import panel as pn
 import pytest
 from bokeh.events import Tap
 from bokeh.models import ColorBar, Image
-from tests.page_document import DOCUMENT, push
+from tests.page_document import DOCUMENT, push, wait_until
 
 from separatrix import Session, preparing
 from separatrix.estimates import transition_times
@@ -86,12 +86,7 @@ def show(hub):
         watch.close()
 
 
-def settled(true, seconds=20.0):
-    """Wait for what slow queries bring."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+settled = partial(wait_until, seconds=20.0)
 
 
 def texts(panel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import expit
+from tests.page_document import DOCUMENT, push
 
 from separatrix import learn
 from separatrix_dashboards.feeds import Feed
@@ -38,9 +39,10 @@ def table_feed(request):
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_of_a_table_is_made_and_computes_without_failure(table_feed, view):
     hub = Hub()
-    watch = Watch(hub, hub.feed(table_feed.path), push=lambda function: function())
+    watch = Watch(hub, hub.feed(table_feed.path), push=push)
     scope = watch.scope()
-    VIEWS[view](scope).__panel__()
+    with DOCUMENT:
+        VIEWS[view](scope).__panel__()
     for query in scope.queries():
         result = query.compute(watch.feed, watch.feed.snapshot)
         assert not isinstance(result, Failure)
