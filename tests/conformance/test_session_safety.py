@@ -302,10 +302,10 @@ def test_two_sessions_of_one_process_do_not_write_one_run(path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mount a disk of 16 MiB."""
+    """Mount a small disk."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -323,10 +323,12 @@ def test_a_full_disk_stops_a_run_and_loses_nothing(starter, small_disk, workers)
     assert code == 0, text
     before = check_run(path)
     filler = small_disk / "filler"
-    fill(filler, leave=4_000_000)  # seconds of sampling: commits come once a second
 
-    code, text = starter.run("run", path, "--steps", 10**5, *options)
-    assert code == 2
+    process = starter.start("run", path, "--steps", 10**5, *options)
+    wait_for(lambda: committed(path) > 40)
+    fill(filler)
+    assert starter.wait(process) == 2
+    text = starter.text(process)
     assert "Traceback" not in text
     error = text.strip().splitlines()[-1]
     assert error.startswith(f"error: no space left on device at {path}: free some and run again")
@@ -335,7 +337,7 @@ def test_a_full_disk_stops_a_run_and_loses_nothing(starter, small_disk, workers)
     assert len(after["shots"]["chain"]) > 40
     assert Reader(path).status().state in (RunState.FAILED, RunState.INTERRUPTED)
 
-    fill(small_disk / "more", leave=0)
+    fill(small_disk / "more")
     code, text = starter.run("run", path, "--steps", 10**5, *options)
     assert code == 2
     assert "Traceback" not in text
@@ -353,11 +355,11 @@ def test_a_full_disk_stops_a_run_and_loses_nothing(starter, small_disk, workers)
     assert [event["event"] for event in Reader(path).log()].count("started") >= 3
 
 
-def fill(file, leave):
-    """Fill the disk up to some bytes."""
+def fill(file):
+    """Fill the disk."""
     usage = os.statvfs(file.parent)
     with contextlib.suppress(OSError), file.open("wb", buffering=0) as opened:
-        opened.write(bytes(max(0, usage.f_bavail * usage.f_frsize - leave)))
+        opened.write(bytes(usage.f_bavail * usage.f_frsize))
 
 
 # -- failing shots -----------------------------------------------------------------------------------------------------
