@@ -6,9 +6,10 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from separatrix.committor import Committor
 from separatrix.config import RunConfig
 from separatrix.engine import read_atoms
 from separatrix.errors import SeedingStoppedError, SeparatrixError, StoreError
-from separatrix.executors import ProcessExecutor, SerialExecutor
+from separatrix.executors import ProcessExecutor, SerialExecutor, WorkerExecutor
 from separatrix.learner import Lesson, learn, start_learner
 from separatrix.observables import Observables
 from separatrix.preparing import choose_platform, ensure_seed_paths
@@ -103,7 +104,7 @@ class Loop:
     """
 
     _sampler: Sampler  # these three exist once the run is prepared
-    _shooters: Executor
+    _shooters: WorkerExecutor
     _teacher: Executor
 
     def __init__(
@@ -120,6 +121,7 @@ class Loop:
         self._store, self._config, self._control = store, config, control
         self._workers, self._platform = workers, platform
         self._flights: dict[Future[Any], _Flight] = {}
+        self._ended: SimpleQueue[Future[Any]] = SimpleQueue()  # asking each of a thousand futures would take longer
         self._lesson: Future[Lesson] | None = None
         self._teacher_ready: Future[Any] | None = None  # None when it is this process
         self._last_lesson_shots = 0
@@ -223,7 +225,7 @@ class Loop:
 
     def _fill(self) -> None:
         """Keep every worker busy, and one trial waiting for each, as far as chains and target allow."""
-        capacity = max(1, 2 * self._workers)
+        capacity = max(1, 2 * self._shooters.workers)
         while len(self._flights) < capacity and self._status.steps + len(self._flights) < self._status.target:
             chain = self._sampler.idle_chain()
             if chain is None:
@@ -231,23 +233,31 @@ class Loop:
             self._submit(_Flight(self._sampler.ask(chain)))
 
     def _submit(self, flight: _Flight) -> None:
-        self._flights[self._shooters.submit(shoot, flight.task)] = flight
+        future = self._shooters.submit(shoot, flight.task)
+        self._flights[future] = flight
+        future.add_done_callback(self._ended.put)
 
     def _harvest(self, timeout: float) -> None:
         """Wait for whatever ends first, and take in all that has ended."""
-        waiting: list[Future[Any]] = [*self._flights]
-        if self._lesson is not None:
-            waiting.append(self._lesson)
-        done, _ = wait(waiting, timeout=timeout, return_when=FIRST_COMPLETED)
-        if self._lesson is not None and self._lesson in done:
-            self._adopt(self._lesson)
-        for future in [future for future in self._flights if future in done]:
+        for future in self._endings(timeout):
+            if future is self._lesson:
+                self._adopt(future)
+                continue
             flight = self._flights.pop(future)
             result = result_of(future, flight.task)
             if isinstance(result, ShotFailure):
                 self._fail_shot(flight, result)
             else:
                 self._tell(flight, result)
+
+    def _endings(self, timeout: float) -> Iterator[Future[Any]]:
+        """Yield what ends first, and all else that had ended by then; what ends meanwhile waits for the next call."""
+        try:
+            yield self._ended.get(timeout=timeout)
+            for _ in range(self._ended.qsize()):
+                yield self._ended.get_nowait()
+        except Empty:
+            return
 
     def _tell(self, flight: _Flight, outcome: ShotOutcome) -> None:
         shot = self._store.n_shots
@@ -294,7 +304,8 @@ class Loop:
             accepted=status.accepted + int(row["accepted"]),
             failures=status.failures + int(row["reason"] == Reason.FAILURE),
             md_steps=status.md_steps + row["md_steps"],
-            busy=min(len(self._flights), max(1, self._workers)),
+            workers=self._shooters.workers,
+            busy=self._shooters.busy,
         )
 
     # -- learning --------------------------------------------------------------------------------------------------
@@ -332,6 +343,7 @@ class Loop:
             self._adopt(lesson)
         else:
             self._lesson = lesson
+            lesson.add_done_callback(self._ended.put)
 
     def _adopt(self, finished: Future[Lesson]) -> None:
         self._lesson = None
@@ -393,6 +405,7 @@ class Loop:
                 "platform": status.platform,
                 "raw_steps_per_second": status.raw_steps_per_second,
                 "workers": status.workers,
+                "busy": status.busy,
                 "message": status.message,
             }
         )

@@ -153,6 +153,7 @@ def restore_status(store: Store, target: int, shots: Mapping[str, NDArray[Any]] 
         raw_steps_per_second=float(notes.get("raw_steps_per_second", 0.0)),
         platform=str(notes.get("platform", "")),
         workers=int(notes.get("workers", 0)),
+        busy=int(notes.get("busy", 0)),
         model_version=versions[-1] if versions else 0,
         validation_loss=report.get("validation_loss"),
         message=str(notes.get("message", "")),

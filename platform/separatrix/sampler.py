@@ -7,6 +7,7 @@ goes on exactly as it would have, and there is no generator to store.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,6 +58,8 @@ class Sampler:
         self._select = selector_named(config.selector)
         self._chains = {state.chain: state for state in chains}
         self._pending: dict[int, _Pending] = {}
+        self._idle = [(state.step, chain) for chain, state in self._chains.items()]  # a heap; also holds what was
+        heapq.heapify(self._idle)
         self._weights: dict[int, tuple[FloatArray, FloatArray]] = {}
         self.adopt(model, density)
 
@@ -86,8 +89,12 @@ class Sampler:
 
     def idle_chain(self) -> int | None:
         """Return the chain without a trial in flight that has made the fewest steps, or None."""
-        idle = [state for chain, state in self._chains.items() if chain not in self._pending]
-        return min(idle, key=lambda state: (state.step, state.chain)).chain if idle else None
+        while self._idle:
+            step, chain = self._idle[0]
+            if chain not in self._pending and self._chains[chain].step == step:
+                return chain
+            heapq.heappop(self._idle)
+        return None
 
     def ask(self, chain: int) -> ShotTask:
         """Choose a shooting point on the chain's path and return the trial to make.
@@ -149,7 +156,7 @@ class Sampler:
             fresh = q, self._weigh(q, pending.density)
             new_sum = float(fresh[1].sum())
         step = judge(state, pending.choice, outcome, new_sum, pending.rng)
-        self._chains[outcome.chain] = advance(state, step, pending.choice.frame, outcome, shot)
+        self._move(advance(state, step, pending.choice.frame, outcome, shot))
         if step.accepted:
             self._weights.pop(outcome.chain, None)
             if fresh is not None and pending.model is self._model:
@@ -161,8 +168,12 @@ class Sampler:
         pending = self._take(chain, step)
         state = self._chains[chain]
         verdict = failure_step(state, pending.choice)
-        self._chains[chain] = advance(state, verdict, pending.choice.frame, None, -1)
+        self._move(advance(state, verdict, pending.choice.frame, None, -1))
         return verdict
+
+    def _move(self, state: ChainState) -> None:
+        self._chains[state.chain] = state
+        heapq.heappush(self._idle, (state.step, state.chain))
 
     def _take(self, chain: int, step: int) -> _Pending:
         pending = self._pending.get(chain)

@@ -1,4 +1,4 @@
-"""Where work runs: here, or in worker processes. Both are ``concurrent.futures`` executors."""
+"""Work in worker processes of this machine."""
 
 from __future__ import annotations
 
@@ -9,32 +9,17 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Final, TypeVar
+from typing import Any, Final
+
+from separatrix.executors.base import WorkerExecutor
 
 
-class SerialExecutor(Executor):
-    """Runs every task at once in the calling thread: slow, simple and reproducible shot by shot."""
-
-    def __init__(self, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()) -> None:
-        if initializer is not None:
-            initializer(*initargs)
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a task and return its finished future."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - a future carries whatever its task raised
-            future.set_exception(error)
-        return future
-
-
-class ProcessExecutor(Executor):
+class ProcessExecutor(WorkerExecutor):
     """Worker processes that fail one by one.
 
     Each worker is a pool of its own, so that a process that dies (out of memory, killed) takes only its own task
@@ -69,6 +54,11 @@ class ProcessExecutor(Executor):
         for pool in self._pools[:-1]:
             pool.submit(int)
         return self._pools[-1].submit(int)
+
+    @property
+    def workers(self) -> int:
+        """Number of processes; one that died is replaced at once."""
+        return len(self._pools)
 
     @property
     def busy(self) -> int:
@@ -163,34 +153,6 @@ def yield_to_workers() -> None:
     """Have this process leave the processor to those that sample, where the system knows how."""
     with suppress(OSError, AttributeError):
         os.nice(YIELDING)
-
-
-_Result = TypeVar("_Result")
-
-
-def until_interrupted(work: Callable[[], _Result], stop: threading.Event) -> _Result:
-    """Work in a thread of its own; Ctrl-C sets ``stop`` and waits for what there is, a second one is raised."""
-    ended = threading.Event()
-    found: list[_Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-        finally:
-            ended.set()
-
-    threading.Thread(target=run, name="interruptible work", daemon=True).start()
-    try:
-        ended.wait()
-    except KeyboardInterrupt:
-        stop.set()
-        ended.wait()
-    if errors:
-        raise errors[0]
-    return found[0]
 
 
 class _Pool(ProcessPoolExecutor):
