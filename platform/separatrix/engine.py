@@ -108,15 +108,30 @@ _RESTRAINTS: Mapping[str, str] = {
 
 
 def read_atoms(topology_pdb: Path) -> Atoms:
-    """Read atom names and bonds of a stored topology."""
+    """Read the atoms of a stored topology."""
     return atoms_of(app.PDBFile(str(topology_pdb)).topology)
 
 
 def atoms_of(topology: app.Topology) -> Atoms:
-    """Return atom names, such as ALA2-CA, and bonds of a topology."""
-    names = tuple(f"{atom.residue.name}{atom.residue.id}-{atom.name}" for atom in topology.atoms())
-    bonds = tuple((bond.atom1.index, bond.atom2.index) for bond in topology.bonds())
-    return Atoms(names=names, bonds=bonds)
+    """Return the atoms of a topology: names, bonds, elements, residues and chains."""
+    atoms = list(topology.atoms())
+    return Atoms(
+        names=tuple(f"{atom.residue.name}{atom.residue.id}-{atom.name}" for atom in atoms),
+        bonds=tuple((bond.atom1.index, bond.atom2.index) for bond in topology.bonds()),
+        atom_names=tuple(atom.name for atom in atoms),
+        elements=tuple("" if atom.element is None else atom.element.symbol for atom in atoms),
+        residues=tuple(atom.residue.index for atom in atoms),
+        residue_names=tuple(atom.residue.name for atom in atoms),
+        residue_numbers=tuple(_number(atom.residue) for atom in atoms),
+        chains=tuple(atom.residue.chain.index for atom in atoms),
+    )
+
+
+def _number(residue: app.topology.Residue) -> int:
+    try:
+        return int(residue.id)
+    except ValueError:  # hexadecimal, beyond what the columns of a PDB file hold
+        return int(residue.index) + 1
 
 
 def serialize(system: openmm.System, topology: app.Topology, snapshot: Snapshot) -> tuple[str, str]:

@@ -302,16 +302,32 @@ class Density:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Atoms:
-    """What collective variables need to know of a molecule.
+    """What is to know of the atoms of a system; pseudo-atoms of a landscape have no element and no bonds.
 
     Attributes
     ----------
     names : one readable name per atom, such as ``ALA2-CA``
     bonds : pairs of 0-based atom indices
+    atom_names : the bare name of each atom, such as ``CA``
+    elements : symbol of each atom, empty for a pseudo-atom or a virtual site
+    residues : index of the residue of each atom, counted from 0 through all chains
+    residue_names, residue_numbers : name and number of that residue, as in the PDB format
+    chains : index of the chain of each atom, counted from 0
     """
 
     names: tuple[str, ...]
     bonds: tuple[tuple[int, int], ...]
+    atom_names: tuple[str, ...]
+    elements: tuple[str, ...]
+    residues: tuple[int, ...]
+    residue_names: tuple[str, ...]
+    residue_numbers: tuple[int, ...]
+    chains: tuple[int, ...]
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.names)
 
 
 class RunState(StrEnum):
