@@ -150,35 +150,8 @@ def test_what_is_no_selection_is_refused_in_one_line_and_never_runs(text, monkey
 @given(
     st.lists(
         st.sampled_from(
-            [
-                "all",
-                "name",
-                "resid",
-                "CA",
-                "1",
-                "to",
-                "and",
-                "or",
-                "not",
-                "(",
-                ")",
-                "==",
-                "=~",
-                "'x'",
-                '"\'"',
-                "'",
-                '"',
-                "''",
-                ".",
-                "_",
-                "__class__",
-                "atom",
-                "re",
-                "lambda",
-                "print",
-                "()",
-                "\\",
-            ]
+            ["all", "name", "resid", "CA", "1", "to", "and", "or", "not", "(", ")", "()", "==", "=~", "'x'", '"\'"']
+            + ["'", '"', "''", ".", "_", "__class__", "atom", "re", "lambda", "print", "\\"]
         ),
         max_size=8,
     ).map(" ".join)
