@@ -24,7 +24,7 @@ from separatrix.learner import Lesson, learn, start_learner
 from separatrix.observables import Observables
 from separatrix.preparing import choose_platform, ensure_seed_paths
 from separatrix.records import Density, Reason, RunState, ShotFailure, ShotOutcome, ShotTask, Status, connects
-from separatrix.rows import kept_frames, restore_chains, restore_model, restore_status, shot_row
+from separatrix.rows import restore_chains, restore_model, restore_status, shot_row
 from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
 from separatrix.shooting import WorkerSpec, result_of, shoot, start_worker, threads_each
@@ -265,9 +265,8 @@ class Loop:
         if outcome.trajectory is not None:
             self._store.adopt_trajectory(outcome.trajectory, shot)
         verdict = self._sampler.tell(outcome, shot)
-        keep = kept_frames(outcome)
         row = shot_row(flight.task, parent, verdict, flight.retries, outcome)
-        self._store.append(row, outcome.features[keep], outcome.cvs[keep], keep - outcome.shooting_frame)
+        self._store.append(row, outcome.features, outcome.cvs, outcome.kept - outcome.shooting_frame)
         self._count(row)
 
     def _fail_shot(self, flight: _Flight, failure: ShotFailure) -> None:

@@ -87,14 +87,17 @@ class ShotTask:
 class ShotOutcome:
     """What two half-trajectories gave; frames run from the end of the backward half to the end of the forward half.
 
-    Transitions are oriented from the lower-indexed to the higher-indexed state.
+    Transitions are oriented from the lower-indexed to the higher-indexed state. Descriptors are dear in water: there
+    are those of the frames that a run keeps, and no others.
 
     Attributes
     ----------
     positions : (n_frames, n_atoms, 3) float32, nm, or None when the trial is no transition
     box : (n_frames, 3, 3) float32, nm, or None without periodic boundaries (or without positions)
-    features : (n_frames, n_descriptors) float32
-    cvs : (n_frames, n_collective_variables) float32
+    n_frames : saved frames, the shooting point counted once
+    kept : (n_kept,) int32, ascending; the frames a run keeps, all of a transition
+    features : (n_kept, n_descriptors) float32
+    cvs : (n_kept, n_collective_variables) float32
     shooting_frame : index of the shooting point among the frames
     ends : state indices of the first and the last frame, ``NO_STATE`` for none
     md_steps : integration steps done for this trial
@@ -106,6 +109,8 @@ class ShotOutcome:
     step: int
     positions: Float32Array | None
     box: Float32Array | None
+    n_frames: int
+    kept: IntArray
     features: Float32Array
     cvs: Float32Array
     shooting_frame: int
@@ -116,16 +121,13 @@ class ShotOutcome:
 
     def __post_init__(self) -> None:
         """Refuse frames that do not line up."""
-        n_frames = len(self.features)
-        if len(self.cvs) != n_frames or (self.positions is not None and len(self.positions) != n_frames):
-            raise ValueError(f"expected {n_frames} frames in every array of shot ({self.chain}, {self.step})")
+        n_frames, n_kept = self.n_frames, len(self.kept)
+        if (len(self.features), len(self.cvs)) != (n_kept, n_kept):
+            raise ValueError(f"expected {n_kept} kept frames in every array of shot ({self.chain}, {self.step})")
+        if self.positions is not None and (len(self.positions), n_kept) != (n_frames, n_frames):
+            raise ValueError(f"expected all {n_frames} frames of the transition ({self.chain}, {self.step})")
         if not 0 <= self.shooting_frame < n_frames:
             raise ValueError(f"expected a shooting frame in 0..{n_frames - 1}, got {self.shooting_frame}")
-
-    @property
-    def n_frames(self) -> int:
-        """Number of saved frames, the shooting point counted once."""
-        return len(self.features)
 
     @property
     def is_transition(self) -> bool:

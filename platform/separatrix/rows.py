@@ -26,22 +26,6 @@ from separatrix.records import (
 )
 from separatrix.store import Store
 
-THINNED_FRAMES = 50
-"""Frames kept of each half of a trial that is no transition."""
-
-
-def kept_frames(outcome: ShotOutcome) -> NDArray[np.int32]:
-    """Return the indices of the frames a run keeps: all of a transition, else at most 50 of each half.
-
-    The shooting point and the ends are always kept; descriptors of every frame would be dear in water.
-    """
-    middle, last = outcome.shooting_frame, outcome.n_frames - 1
-    if outcome.is_transition:
-        return np.arange(last + 1, dtype=np.int32)
-    before = np.unique(np.linspace(0, middle - 1, min(middle, THINNED_FRAMES)).round().astype(np.int32))
-    after = np.unique(np.linspace(middle + 1, last, min(last - middle, THINNED_FRAMES)).round().astype(np.int32))
-    return np.concatenate([before, [middle], after]).astype(np.int32)
-
 
 def shot_row(
     task: ShotTask, parent: int, verdict: ChainStep, retries: int, outcome: ShotOutcome | None

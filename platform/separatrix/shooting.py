@@ -10,9 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import Engine, Half, platform_properties, read_atoms
@@ -29,6 +30,27 @@ from separatrix.records import (
 from separatrix.store import write_trajectory
 
 _Outcome = TypeVar("_Outcome", ShotOutcome, TrajectoryOutcome)
+
+THINNED_FRAMES: Final = 50
+"""Frames kept of each half of a trial that is no transition."""
+
+
+def kept_frames(n_frames: int, shooting_frame: int, ends: tuple[int, int]) -> NDArray[np.int32]:
+    """Return the indices of the frames a run keeps: all of a transition, else at most 50 of each half.
+
+    The shooting point and the ends are always kept; descriptors of every frame would be dear in water.
+
+    >>> kept_frames(5, 1, (0, 0))
+    array([0, 1, 2, 3, 4], dtype=int32)
+    >>> len(kept_frames(1000, 300, (0, 1))), len(kept_frames(1000, 300, (0, 0)))
+    (1000, 101)
+    """
+    middle, last = shooting_frame, n_frames - 1
+    if connects(ends):
+        return np.arange(last + 1, dtype=np.int32)
+    before = np.unique(np.linspace(0, middle - 1, min(middle, THINNED_FRAMES)).round().astype(np.int32))
+    after = np.unique(np.linspace(middle + 1, last, min(last - middle, THINNED_FRAMES)).round().astype(np.int32))
+    return np.concatenate([before, [middle], after]).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +118,18 @@ class Shooter:
         trajectory = None
         if transition and self.run is not None:
             trajectory = write_trajectory(self.run, f"{task.chain}-{task.step}", positions, box)
+        kept = kept_frames(len(positions), shooting_frame, ends)
+        seen = positions if transition else positions[kept]
+        seen_box = box if box is None or transition else box[kept]
         return ShotOutcome(
             chain=task.chain,
             step=task.step,
             positions=positions if transition else None,
             box=box if transition else None,
-            features=self.observables.features(positions, box),
-            cvs=self.observables.cvs(positions, box),
+            n_frames=len(positions),
+            kept=kept,
+            features=self.observables.features(seen, seen_box),
+            cvs=self.observables.cvs(seen, seen_box),
             shooting_frame=shooting_frame,
             ends=ends,
             md_steps=(len(positions) - 1) * engine.stride,

@@ -21,6 +21,8 @@ def outcome(ends: tuple[int, int], n_frames: int = 5, shooting_frame: int = 2) -
         step=0,
         positions=positions if transition else None,
         box=None,
+        n_frames=n_frames,
+        kept=np.arange(n_frames),
         features=np.zeros((n_frames, 1), np.float32),
         cvs=np.zeros((n_frames, 1), np.float32),
         shooting_frame=shooting_frame,

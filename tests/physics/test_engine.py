@@ -200,7 +200,9 @@ def test_halves_end_at_the_first_frame_in_a_state_and_transitions_are_oriented()
         assert (found[1:-1] == NO_STATE).all()
         assert (found[0], found[-1]) == outcome.ends
         assert outcome.ends[0] <= outcome.ends[1] or not outcome.is_transition
-        np.testing.assert_allclose(outcome.cvs[outcome.shooting_frame], [0, 0], atol=1e-6)
+        assert (outcome.kept[0], outcome.kept[-1]) == (0, outcome.n_frames - 1)
+        middle_row = np.flatnonzero(outcome.kept == outcome.shooting_frame)
+        np.testing.assert_allclose(outcome.cvs[middle_row], [[0, 0]], atol=1e-6)
         if outcome.positions is not None:
             np.testing.assert_allclose(maker.observables.cvs(outcome.positions, None), outcome.cvs, atol=1e-6)
         seen.add(outcome.ends)
