@@ -96,8 +96,7 @@ def ensure_seed_paths(
     missing = sorted(set(range(n_chains)) - set(store.seed_chains()))
     if not missing:
         return
-    system = build_system(config)
-    own = own_seed_path(config, system, observables)
+    own = own_seed_path(config, build_system(config), observables) if config.seeding.trajectory else None
     if own is not None:
         write_seed_paths(store, missing, [own])
         return
@@ -105,7 +104,7 @@ def ensure_seed_paths(
         store.system_xml,
         config,
         observables,
-        observables.starts_in_states(system.starts),
+        observables.starts_in_states(_starts(store, config)),
         platform=platform,
         properties=platform_properties(platform, threads),
         n_paths=min(n_chains, MAX_SEED_PATHS),
@@ -126,4 +125,9 @@ def _any_snapshot(store: Store, config: RunConfig) -> Snapshot:
     if chains := store.seed_chains():
         positions, box = store.seed_path(chains[0])
         return Snapshot(positions=positions[0], box=None if box is None else box[0])
-    return next(iter(build_system(config).starts.values()))
+    return next(iter(_starts(store, config).values()))
+
+
+def _starts(store: Store, config: RunConfig) -> dict[str, Snapshot]:
+    """Return the starts that were stored with the run, or those of its system if it was made before they were."""
+    return store.starts() or dict(build_system(config).starts)

@@ -87,6 +87,7 @@ class Session:
             config_toml=resolved.to_toml(),
             system_xml=system_xml,
             topology_pdb=topology_pdb,
+            starts=system.starts,
             feature_names=observables.descriptors.names,
             cv_names=observables.columns.names,
             state_names=observables.states.names,

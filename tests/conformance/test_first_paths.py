@@ -222,6 +222,15 @@ def test_one_start_is_enough_for_a_run(tmp_path):
     assert session.reader.observables.states.array(cvs)[[0, -1]].tolist() == [0, 1]
 
 
+def test_a_run_keeps_its_starts_and_one_made_before_they_were_kept_goes_on(tmp_path, monkeypatch):
+    session = Session.create(tmp_path / "run", LANDSCAPE)
+    shutil.copytree(tmp_path / "run", tmp_path / "older")
+    shutil.rmtree(tmp_path / "older" / "run.zarr" / "starts")
+    assert Session.open(tmp_path / "older").run(3, workers=0, platform="Reference", progress=False).steps == 3
+    monkeypatch.setattr(preparing, "build_system", lambda config: pytest.fail("the system was built anew"))
+    assert session.run(3, workers=0, platform="Reference", progress=False).steps == 3
+
+
 def test_steered_runs_go_where_a_start_is_known():
     config = resolve({**ALANINE, "states": {"helix": ALPHA_R, "ax": "between(phi, 40, 100)", "eq": C7EQ}})
     system = build_system(config)

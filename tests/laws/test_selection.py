@@ -147,12 +147,15 @@ def test_what_is_no_selection_is_refused_in_one_line_and_never_runs(text, monkey
     assert len(str(refused.value).splitlines()) == 1
 
 
+HOSTILE_WORDS = [
+    *["all", "name", "resid", "CA", "1", "to", "and", "or", "not", "(", ")", "()", "==", "=~", "'x'", '"\'"'],
+    *["'", '"', "''", ".", "_", "__class__", "atom", "re", "lambda", "print", "\\"],
+]
+
+
 @given(
     st.lists(
-        st.sampled_from(
-            ["all", "name", "resid", "CA", "1", "to", "and", "or", "not", "(", ")", "()", "==", "=~", "'x'", '"\'"']
-            + ["'", '"', "''", ".", "_", "__class__", "atom", "re", "lambda", "print", "\\"]
-        ),
+        st.sampled_from(HOSTILE_WORDS),
         max_size=8,
     ).map(" ".join)
 )

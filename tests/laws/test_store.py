@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from separatrix.errors import RunExistsError, RunLockedError, RunNotFoundError, StoreError
-from separatrix.records import Configurations, Reason
+from separatrix.records import Configurations, Reason, Snapshot
 from separatrix.store import (
     OUTCOME_COLUMNS,
     SHOT_COLUMNS,
@@ -277,6 +277,21 @@ def test_long_paths_are_cut_into_chunks(store, monkeypatch):
         store.seed_path(0)
     with pytest.raises(StoreError, match="cannot write"):
         store.write_seed_path(3, positions(), None)
+
+
+@pytest.mark.parametrize("box", [None, np.eye(3, dtype="f4")])
+def test_starts_come_back_by_name_in_their_order(tmp_path, box):
+    starts = {
+        name: Snapshot(positions=positions(1)[0] + i, box=box) for i, name in enumerate(("z", "A", "unfolded.pdb"))
+    }
+    with Store.create(tmp_path / "run", **TEXTS, **NAMES, starts=starts) as store:
+        found = store.starts()
+    assert list(found) == list(starts)
+    for name, start in starts.items():
+        np.testing.assert_array_equal(found[name].positions, start.positions)
+        assert (found[name].box is None) == (box is None)
+    with Store.create(tmp_path / "older", **TEXTS, **NAMES) as store:
+        assert store.starts() == {}
 
 
 def test_workers_write_side_by_side(store):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from separatrix.errors import RunNotFoundError, StoreError
-from separatrix.records import Float32Array, Reason
+from separatrix.records import Float32Array, Reason, Snapshot
 from separatrix.store.arrays import RESTORE, Json, create_column, create_group, read_group, read_json, write_array
 
 FORMAT: Final = 1
@@ -81,9 +82,9 @@ def create_arrays(folder: Path, features: list[str], cvs: list[str], states: lis
         create_column(folder / "frames" / name, dtype, shape, rows, dimensions, {"long_name": meaning})
 
 
-def write_path(folder: Path, positions: Float32Array, box: Float32Array | None) -> None:
+def write_path(folder: Path, positions: Float32Array, box: Float32Array | None, attributes: Json | None = None) -> None:
     """Write positions (n_frames, n_atoms, 3) nm and, with periodic boundaries, box (n_frames, 3, 3) nm as a group."""
-    create_group(folder, {})
+    create_group(folder, attributes or {})
     units = {"units": "nm"}
     write_array(folder / "positions", np.asarray(positions, "<f4"), ("frame", "atom", "axis"), units)
     if box is not None:
@@ -94,6 +95,23 @@ def read_path(folder: Path) -> tuple[Float32Array, Float32Array | None]:
     """Return positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, of a group."""
     arrays, _ = read_group(folder)
     return arrays["positions"], arrays.get("box")
+
+
+def write_starts(folder: Path, starts: Mapping[str, Snapshot]) -> None:
+    """Write named configurations, all with a box or all without, as a group like that of a path."""
+    boxes = [start.box for start in starts.values() if start.box is not None]
+    positions = np.stack([start.positions for start in starts.values()])
+    write_path(folder, positions, np.stack(boxes) if boxes else None, {"names": list(starts)})
+
+
+def read_starts(folder: Path) -> dict[str, Snapshot]:
+    """Return what `write_starts` wrote."""
+    arrays, attributes = read_group(folder)
+    boxes = arrays.get("box", [None] * len(arrays["positions"]))
+    return {
+        name: Snapshot(positions=positions, box=box)
+        for name, positions, box in zip(attributes["names"], arrays["positions"], boxes, strict=True)
+    }
 
 
 def read_root(path: Path) -> Json:

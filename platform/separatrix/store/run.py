@@ -7,6 +7,7 @@
     RUN/run.zarr/shots/<column>                  one row per shot, in the order of commits: the row is its number
     RUN/run.zarr/frames/<column>                 packed frames of all shots
     RUN/run.zarr/trajectories/<shot>/{positions,box}  RUN/run.zarr/seeds/<chain>/{positions,box}
+    RUN/run.zarr/starts/{positions,box}          configurations to look for a first path from, named in the attributes
     RUN/run.zarr/models/<version>/weights        with the report as attributes and further arrays
     RUN/run.zarr/validations/<number>/           committor shooting, see `separatrix.store.validations`
 
@@ -33,7 +34,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from separatrix.errors import RunExistsError, StoreError
-from separatrix.records import Float32Array, FloatArray, IntArray
+from separatrix.records import Float32Array, FloatArray, IntArray, Snapshot
 from separatrix.store.arrays import (
     RESTORE,
     Json,
@@ -56,7 +57,9 @@ from separatrix.store.layout import (
     read_committed,
     read_path,
     read_root,
+    read_starts,
     write_path,
+    write_starts,
 )
 from separatrix.store.lock import acquire
 from separatrix.store.validations import Validations
@@ -128,6 +131,7 @@ class Store:
         config_toml: str,
         system_xml: str | None = None,
         topology_pdb: str | None = None,
+        starts: Mapping[str, Snapshot] | None = None,
         feature_names: Sequence[str],
         cv_names: Sequence[str],
         state_names: Sequence[str],
@@ -137,6 +141,7 @@ class Store:
         Parameters
         ----------
         system_xml, topology_pdb : what moves; None in a run made from a table
+        starts : named configurations to look for a first path from
 
         Raises
         ------
@@ -157,6 +162,8 @@ class Store:
                         (draft / name).parent.mkdir(parents=True, exist_ok=True)
                         (draft / name).write_text(text, encoding="utf-8")
                 create_arrays(draft / "run.zarr", list(feature_names), list(cv_names), list(state_names))
+                if starts:
+                    write_starts(draft / "run.zarr" / "starts", starts)
                 draft.rename(path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -376,6 +383,11 @@ class Store:
         if not folder.is_dir():
             raise StoreError(f"no seed path of chain {chain} in {self.path}: chains {self.seed_chains()} have one")
         return read_path(folder)
+
+    def starts(self) -> dict[str, Snapshot]:
+        """Return the configurations to look for a first path from, by name; none in runs that were made without."""
+        folder = self._zarr / "starts"
+        return read_starts(folder) if folder.is_dir() else {}
 
     def seed_chains(self) -> list[int]:
         """Return the chains that have a seed path."""
