@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -17,12 +18,20 @@ from rich.text import Text
 
 from separatrix.commands import export
 from separatrix.commands.learn import learn
+from separatrix.commands.options import (
+    DevicesOption,
+    PlatformOption,
+    PrecisionOption,
+    WorkersOption,
+    WorkersPerDeviceOption,
+)
 from separatrix.commands.validate import validate
 from separatrix.config import TableSystem, anchored, apply_overrides, read_toml
 from separatrix.diagnosis import diagnose
 from separatrix.errors import ConfigError, RunExistsError, SeparatrixError
-from separatrix.preparing import check_platform
+from separatrix.preparing import check_resources
 from separatrix.progress import activity, clock, status_numbers, steps_in_words
+from separatrix.resources import Resources, parse_devices
 from separatrix.systems import CATALOGUE
 
 if TYPE_CHECKING:
@@ -79,19 +88,20 @@ def new(run: RunPath, system: SystemOption = None, config: ConfigOption = None, 
 
 
 @app.command("run")
-def run_(
+def run_(  # noqa: PLR0913 - a command has as many parameters as options
     run: RunPath,
     steps: Annotated[
         int | None,
         typer.Option("--steps", help="Monte Carlo steps the run should hold in total. Default: sampling.steps."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Worker processes; 0 samples in this process. Default: one per core."),
-    ] = None,
-    platform: Annotated[
-        str, typer.Option("--platform", help="auto, Reference, CPU, CUDA or OpenCL.", show_default=True)
-    ] = "auto",
+    workers: WorkersOption = None,
+    platform: PlatformOption = None,
+    devices: DevicesOption = None,
+    workers_per_device: WorkersPerDeviceOption = None,
+    precision: PrecisionOption = None,
+    learner_device: Annotated[
+        str, typer.Option("--learner-device", help="Where the committor is trained: cpu, cuda or cuda:N.")
+    ] = "cpu",
     system: SystemOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -100,11 +110,19 @@ def run_(
     for name, number in (("--steps", steps), ("--workers", workers)):
         if number is not None and number < 0:
             raise ConfigError(f"{name}: expected 0 or more, got {number}")
-    check_platform(platform)
+    resources = Resources(
+        workers=workers,
+        platform=platform or "auto",
+        devices=None if devices is None else parse_devices(devices),
+        workers_per_device=workers_per_device,
+        precision=precision,
+        learner_device=learner_device,
+    )
+    check_resources(resources)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     session = _open_or_create(run, system, config, sets)
     try:
-        status = session.run(steps, workers=workers, platform=platform)
+        status = session.run(steps, **asdict(resources))
     except KeyboardInterrupt:
         for interrupt in (signal.SIGINT, signal.SIGTERM):  # all is stored; a second one would only garble the way out
             signal.signal(interrupt, signal.SIG_IGN)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from separatrix.config import RunConfig
 from separatrix.errors import AnalysisError
 from separatrix.estimates import evenly_spread
-from separatrix.executors import ProcessExecutor, SerialExecutor
 from separatrix.loop import COMMIT_INTERVAL, DRAIN_SECONDS, MAX_RETRIES
 from separatrix.preparing import choose_platform
 from separatrix.reader import Reader
@@ -28,9 +27,11 @@ from separatrix.records import (
     TrajectoryOutcome,
     TrajectoryTask,
 )
+from separatrix.resources import Resources
 from separatrix.rows import are_transitions
-from separatrix.shooting import WorkerSpec, follow, result_of, start_worker, threads_each
+from separatrix.shooting import follow, result_of
 from separatrix.store import Store, StoredValidation
+from separatrix.workers import start_shooters, threads_each, worker_specs
 
 _PUBLISH_INTERVAL: Final = 2.0
 """Seconds between results while trajectories are made: pages show them grow."""
@@ -136,8 +137,7 @@ class CommittorShooting:
 
     def run(
         self,
-        workers: int,
-        platform: str,
+        resources: Resources,
         *,
         report: Callable[[ShootingProgress], None],
         publish: Callable[[], object],
@@ -147,8 +147,7 @@ class CommittorShooting:
 
         Parameters
         ----------
-        workers : worker processes, 0 for none
-        platform : OpenMM platform, or "auto"
+        resources : what it may use
         report : called some times a second
         publish : called now and then with more of them committed
 
@@ -160,15 +159,13 @@ class CommittorShooting:
         store, stored = self._store, self._stored
         if store.notes.get("state") in _LIVE:  # killed without a word; under this lock it would seem to be running
             store.commit({**store.notes, "state": RunState.INTERRUPTED.value})
-        threads = threads_each(workers)
-        speed = choose_platform(store, self._config, platform, threads)
-        spec = WorkerSpec(run=store.path, platform=speed.platform, threads=threads)
+        most = int(missing(stored, self._shots).sum())
+        speed = choose_platform(store, self._config, resources, threads_each(resources, most))
+        n_atoms = stored.configurations().positions.shape[1]
+        specs = worker_specs(store.path, speed.platform, resources, n_atoms=n_atoms, most=most)
+        workers = 0 if resources.workers == 0 else len(specs)
         store.log("validation started", **self._about(), **stored.settings, shots=self._shots, workers=workers)
-        executor: Executor
-        if workers:
-            executor = ProcessExecutor(workers, start_worker, lambda worker: (spec,))
-        else:
-            executor = SerialExecutor(start_worker, (spec,))
+        executor = start_shooters(specs, resources)
         try:
             self._shoot(executor, max(1, 2 * workers), report, publish, stop)
         finally:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import psutil
 
-from separatrix.engine import load_failures, measure_platforms, serialize
+from separatrix.engine import load_failures, measure_platforms, platform_names, platform_properties, serialize
 from separatrix.systems import build_system, resolve
 
 _PACKAGES = ("separatrix", "openmm", "torch", "zarr", "mdtraj", "numpy", "pydantic")
@@ -107,7 +107,8 @@ def _platforms() -> list[Finding]:
     system = build_system(config)
     snapshot = next(iter(system.starts.values()))
     xml, _ = serialize(system.openmm_system, system.topology, snapshot)
-    speeds = measure_platforms(xml, config, snapshot, threads=1, seconds=_MEASURE_SECONDS)
+    platforms = {name: platform_properties(name) for name in platform_names()}
+    speeds = measure_platforms(xml, config, snapshot, platforms, seconds=_MEASURE_SECONDS)
     findings = []
     for rank, speed in enumerate(speeds):
         if speed.error:

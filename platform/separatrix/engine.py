@@ -20,10 +20,8 @@ from separatrix.config import RunConfig
 from separatrix.errors import EngineError
 from separatrix.kernels import Measure, Simulation, cells_of, follow, load_library, state_of
 from separatrix.records import NO_STATE, Atoms, Float32Array, FloatArray, Snapshot
+from separatrix.resources import GPU_PLATFORMS
 from separatrix.units import FS_PER_PS, thermal_energy
-
-SLOW_TO_RESEED = frozenset({"CUDA", "OpenCL", "HIP"})
-"""Platforms that recompile kernels when their generator is seeded anew: there it is seeded once per context."""
 
 _QUIET_FORCES: Final = frozenset(
     {
@@ -152,6 +150,22 @@ def platform_names() -> tuple[str, ...]:
     return tuple(openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms()))
 
 
+def devices_of(platform: str) -> tuple[dict[str, str], ...]:
+    """Return the properties that select each device of a GPU platform, its ``DeviceName`` among them; others have none.
+
+    Examples
+    --------
+    >>> devices_of("Reference")
+    ()
+    """
+    if platform not in GPU_PLATFORMS:
+        return ()
+    try:
+        return tuple(dict(device) for device in openmm.Platform.getPlatformByName(platform).getDevices())
+    except openmm.OpenMMException:  # a driver without a device
+        return ()
+
+
 def versions() -> dict[str, str]:
     """Return the version of the simulation engine."""
     return {"openmm": openmm.Platform.getOpenMMVersion()}
@@ -224,13 +238,13 @@ class Engine:
     def reseed(self, seed: int) -> None:
         """Seed the thermostat, so that the same task gives the same shot.
 
-        On GPU platforms only the first call takes effect (see ``SLOW_TO_RESEED``): a repeated task then draws
-        other noise, with the same statistics.
+        On GPU platforms only the first call takes effect, since they would compile their kernels anew each time: a
+        repeated task then draws other noise, with the same statistics.
         """
         openmm_seed = int(seed % (2**31 - 1)) + 1  # 0 would mean "choose one"
         if self._reseeder is not None:
             self._reseeder.seed(openmm_seed)
-        elif self.platform not in SLOW_TO_RESEED or not self._seeded:
+        elif self.platform not in GPU_PLATFORMS or not self._seeded:
             self._integrator.setRandomNumberSeed(openmm_seed)
             self._context.reinitialize()
             self._placed = None
@@ -419,35 +433,47 @@ def _add_restraints(system: openmm.System, restraints: tuple[Restraint, ...]) ->
 
 
 def measure_platforms(
-    system_xml: str, config: RunConfig, snapshot: Snapshot, *, threads: int, seconds: float = 1.0, only: str = "auto"
+    system_xml: str,
+    config: RunConfig,
+    snapshot: Snapshot,
+    platforms: Mapping[str, Mapping[str, str]],
+    *,
+    seconds: float = 1.0,
 ) -> tuple[PlatformSpeed, ...]:
-    """Time the platforms of this machine on this very system, fastest first; those that cannot run it come last.
+    """Time platforms of this machine on this very system, fastest first; those that cannot run it come last.
 
     Parameters
     ----------
-    threads : threads of the CPU platform
+    platforms : names of platforms, and the OpenMM properties to use them with
     seconds : wall time for each platform
-    only : a platform name, or "auto" for all
     """
-    names = platform_names() if only == "auto" else (only,)
-    speeds = [_measure(system_xml, config, snapshot, name, threads, seconds) for name in names]
+    speeds = [_measure(system_xml, config, snapshot, *platform, seconds) for platform in platforms.items()]
     return tuple(sorted(speeds, key=lambda speed: -speed.steps_per_second))
 
 
-def platform_properties(platform: str, threads: int, device: int | None = None) -> dict[str, str]:
-    """Return the OpenMM properties of one worker's context."""
+def platform_properties(
+    platform: str, *, threads: int = 1, device: int | None = None, precision: str = "mixed"
+) -> dict[str, str]:
+    """Return the OpenMM properties of one worker's context.
+
+    Parameters
+    ----------
+    threads : of the CPU platform
+    device : number of the device on a GPU platform; None leaves the choice to OpenMM
+    precision : on a GPU platform
+    """
     if platform == "CPU":
         return {"Threads": str(threads)}
-    if platform in SLOW_TO_RESEED and device is not None:
-        return {"DeviceIndex": str(device)}
-    return {}
+    if platform not in GPU_PLATFORMS:
+        return {}
+    return {"Precision": precision} | ({} if device is None else devices_of(platform)[device])
 
 
 def _measure(
-    system_xml: str, config: RunConfig, snapshot: Snapshot, platform: str, threads: int, seconds: float
+    system_xml: str, config: RunConfig, snapshot: Snapshot, platform: str, properties: Mapping[str, str], seconds: float
 ) -> PlatformSpeed:
     try:
-        engine = Engine(system_xml, config, platform, platform_properties(platform, threads))
+        engine = Engine(system_xml, config, platform, properties)
         engine.place(snapshot)
         engine.step(10)
         steps, chunk, start = 0, 10, time.perf_counter()

@@ -27,6 +27,14 @@ class EngineError(SeparatrixError, RuntimeError):
     """The simulation engine cannot run: no such platform, coordinates that are not numbers."""
 
 
+class DeviceLostError(EngineError):
+    """A device can no longer be used from this process: lost, out of memory, or its driver failed."""
+
+
+class WorkersLostError(SeparatrixError, RuntimeError):
+    """There is no worker left: each was lost time and again."""
+
+
 class SeedingError(SeparatrixError, RuntimeError):
     """No first transition path was found within the time allowed."""
 

@@ -54,10 +54,15 @@ class Learner:
 
     A lesson depends on nothing but the committed rows, the model before and the configuration: repeated after a
     crash, it gives the same model.
+
+    Parameters
+    ----------
+    run : folder
+    device : where to train, for PyTorch: cpu, cuda, cuda:N
     """
 
-    def __init__(self, run: Path) -> None:
-        self._run = run
+    def __init__(self, run: Path, device: str = "cpu") -> None:
+        self._run, self._device = run, device
         self._config = RunConfig.from_data(read_toml(run / "config.toml"))
         self._store = Store.open(run)
         self._shots, self._frames = GrowingTable(self._store.shots), GrowingTable(self._store.frames)
@@ -88,6 +93,7 @@ class Learner:
             efficiency=efficiency,
             version=version,
             config=config,
+            device=self._device,
         )
         density = self._density(model, shots, frames)
         stored = self._report(report, density, shots)
@@ -130,9 +136,9 @@ class Learner:
 _here = threading.local()  # a learner process has one thread; serial sessions of one process have one each
 
 
-def start_learner(run: Path) -> None:
+def start_learner(run: Path, device: str = "cpu") -> None:
     """Open a run for the trainings of this thread; the initializer of the learner process."""
-    _here.learner = Learner(run)
+    _here.learner = Learner(run, device)
 
 
 def learn(n_shots: int, version: int) -> Lesson:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -24,12 +24,14 @@ from separatrix.learner import Lesson, learn, start_learner
 from separatrix.observables import Observables
 from separatrix.preparing import choose_platform, ensure_seed_paths
 from separatrix.records import Density, Reason, RunState, ShotFailure, ShotOutcome, ShotTask, Status, connects
+from separatrix.resources import Resources
 from separatrix.rows import restore_chains, restore_model, restore_status, shot_row
 from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
-from separatrix.shooting import WorkerSpec, result_of, shoot, start_worker, threads_each
+from separatrix.shooting import WorkerSpec, result_of, shoot
 from separatrix.store import Store
 from separatrix.trainer import training_due
+from separatrix.workers import start_shooters, threads_each, worker_specs
 
 COMMIT_INTERVAL = 1.0
 """Seconds between commits: what a kill -9 can cost."""
@@ -97,8 +99,7 @@ class Loop:
     ----------
     store : opened for writing; closed when the loop ends
     target : trials the run should hold in the end
-    workers : worker processes, 0 for none
-    platform : OpenMM platform, or "auto"
+    resources : what it may use
     control : pause, resume, stop
     analyst : finds out about the mechanism meanwhile, None for nobody
     """
@@ -112,14 +113,13 @@ class Loop:
         store: Store,
         config: RunConfig,
         target: int,
-        workers: int,
-        platform: str,
+        resources: Resources,
         control: Control,
         analyst: Analyst | None = None,
     ) -> None:
         self._analyst = analyst
         self._store, self._config, self._control = store, config, control
-        self._workers, self._platform = workers, platform
+        self._resources = resources
         self._flights: dict[Future[Any], _Flight] = {}
         self._ended: SimpleQueue[Future[Any]] = SimpleQueue()  # asking each of a thousand futures would take longer
         self._lesson: Future[Lesson] | None = None
@@ -130,7 +130,7 @@ class Loop:
         self._started: float | None = None  # None while nothing is sampled: seeding and pauses do not count
         status = restore_status(store, target)
         self._seconds_before = status.seconds
-        self._status = replace(status, target=target, workers=workers, state=RunState.RUNNING, message="")
+        self._status = replace(status, target=target, state=RunState.RUNNING, workers=0, message="")
 
     @property
     def status(self) -> Status:
@@ -165,19 +165,21 @@ class Loop:
 
     def _prepare(self, model: Committor, density: Density) -> None:
         config, store = self._config, self._store
-        store.log("started", target=self._status.target, workers=self._workers, pid=os.getpid())
+        store.log("started", target=self._status.target, workers=self._resources.workers, pid=os.getpid())
         observables = Observables(config, read_atoms(store.path / "system" / "topology.pdb"))
-        threads = threads_each(self._workers)
+        most = config.sampling.chains  # a chain has one trial at a time
         self._commit(message="measuring the platforms of this machine")  # readers see that the run goes on
-        speed = choose_platform(store, config, self._platform, threads)
+        speed = choose_platform(store, config, self._resources, threads_each(self._resources, most))
+        specs = worker_specs(store.path, speed.platform, self._resources, n_atoms=observables.n_atoms, most=most)
         self._commit(
             platform=speed.platform,
             raw_steps_per_second=speed.steps_per_second,
+            workers=0 if self._resources.workers == 0 else len(specs),
             state=RunState.SEEDING,
             message="starting the workers",
         )
-        self._start_executors(WorkerSpec(run=store.path, platform=speed.platform, threads=threads))
-        ensure_seed_paths(store, config, observables, speed.platform, threads, self._report_seeding)
+        self._start_executors(specs)
+        ensure_seed_paths(store, config, observables, speed.platform, specs[0].properties, self._report_seeding)
         chains = restore_chains(store, observables, config.sampling.chains)
         self._sampler = Sampler(config.sampling, chains, model, density)
         self._started = time.monotonic()
@@ -191,16 +193,16 @@ class Loop:
             f"{progress.seconds:.0f} of {self._config.seeding.time_limit:.0f} s, {progress.found} found"
         )
 
-    def _start_executors(self, spec: WorkerSpec) -> None:
-        if self._workers == 0:
-            self._shooters = SerialExecutor(start_worker, (spec,))
-            self._teacher = SerialExecutor(start_learner, (spec.run,))
-        else:
-            shooters = ProcessExecutor(self._workers, start_worker, lambda worker: (spec,))
-            teacher = ProcessExecutor(1, start_learner, lambda worker: (spec.run,))
-            shooters.warm_up()  # they load their libraries while a first path is looked for
+    def _start_executors(self, specs: Sequence[WorkerSpec]) -> None:
+        learner = self._store.path, self._resources.learner_device
+        self._shooters = start_shooters(specs, self._resources)
+        if isinstance(self._shooters, ProcessExecutor):
+            self._shooters.warm_up()  # they load their libraries while a first path is looked for
+            teacher = ProcessExecutor(1, start_learner, lambda worker: learner)
             self._teacher_ready = teacher.warm_up()
-            self._shooters, self._teacher = shooters, teacher
+            self._teacher = teacher
+        else:
+            self._teacher = SerialExecutor(start_learner, learner)
         self._executors = [self._shooters, self._teacher]
 
     # -- the loop --------------------------------------------------------------------------------------------------

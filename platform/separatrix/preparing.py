@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from separatrix.config import RunConfig
-from separatrix.engine import PlatformSpeed, measure_platforms, platform_names, platform_properties
+from separatrix.engine import PlatformSpeed, devices_of, measure_platforms, platform_names, platform_properties
 from separatrix.errors import ConfigError, EngineError, SeedingError
 from separatrix.expressions import suggestion
 from separatrix.observables import Observables
 from separatrix.records import Snapshot
+from separatrix.resources import GPU_PLATFORMS, Resources
 from separatrix.seeding import SeedingProgress, SeedPath, find_first_paths, path_from_trajectory
 from separatrix.store import Store
 from separatrix.systems import build_system
@@ -23,25 +24,51 @@ MAX_SEED_PATHS = 4
 _MEASURE_SECONDS = 1.0
 
 
-def check_platform(platform: str) -> None:
-    """Refuse a platform that this machine does not have.
+def check_resources(resources: Resources) -> None:
+    """Refuse what this machine does not have.
 
     Raises
     ------
     ConfigError
-        Naming those that are there.
+        Naming what is there.
     """
     known = ("auto", *platform_names())
-    if platform not in known:
-        raise ConfigError(f"platform: there is no {platform!r} on this machine{suggestion(platform, known)}")
+    if resources.platform not in known:
+        raise ConfigError(
+            f"platform: there is no {resources.platform!r} on this machine{suggestion(resources.platform, known)}"
+        )
+    if resources.needs_gpu and not GPU_PLATFORMS & set(known):
+        raise ConfigError(
+            "devices, workers-per-device, precision: expected a GPU platform (CUDA, OpenCL or HIP) on this machine, "
+            f"found {', '.join(platform_names())}; leave them out, or see what separatrix doctor says of its GPUs"
+        )
+    if not _platforms(resources):
+        there = ", ".join(f"{len(devices_of(name))} of {name}" for name in known if name in GPU_PLATFORMS)
+        wanted = ",".join(map(str, resources.devices or ()))
+        raise ConfigError(f"devices: expected numbers of devices that are there ({there}; from 0 on), got {wanted}")
+    if resources.learner_device != "cpu":
+        from separatrix.trainer import check_device  # noqa: PLC0415 - torch takes seconds to load
+
+        check_device(resources.learner_device)
 
 
-def choose_platform(store: Store, config: RunConfig, platform: str, threads: int) -> PlatformSpeed:
+def _platforms(resources: Resources) -> tuple[str, ...]:
+    """Return the platforms of this machine that have what is wanted."""
+    last = max(resources.devices or (-1,))
+    return tuple(
+        name
+        for name in platform_names()
+        if resources.platform in ("auto", name)
+        and (name in GPU_PLATFORMS or not resources.needs_gpu)
+        and (last < 0 or last < len(devices_of(name)))
+    )
+
+
+def choose_platform(store: Store, config: RunConfig, resources: Resources, threads: int) -> PlatformSpeed:
     """Time the platforms on this very system and return the fastest.
 
     Parameters
     ----------
-    platform : OpenMM platform, or "auto" for all that are there
     threads : threads of the CPU platform
 
     Raises
@@ -49,8 +76,14 @@ def choose_platform(store: Store, config: RunConfig, platform: str, threads: int
     EngineError
         If none can run the system.
     """
+    device = None if resources.devices is None else resources.devices[0]
+    precision = resources.precision or "mixed"
+    platforms = {
+        name: platform_properties(name, threads=threads, device=device, precision=precision)
+        for name in _platforms(resources)
+    }
     speeds = measure_platforms(
-        store.system_xml, config, _any_snapshot(store, config), threads=threads, seconds=_MEASURE_SECONDS, only=platform
+        store.system_xml, config, _any_snapshot(store, config), platforms, seconds=_MEASURE_SECONDS
     )
     best = speeds[0]
     if best.error:
@@ -82,10 +115,14 @@ def ensure_seed_paths(
     config: RunConfig,
     observables: Observables,
     platform: str,
-    threads: int,
+    properties: Mapping[str, str],
     report: Callable[[SeedingProgress], None],
 ) -> None:
     """Find and store a first path for every chain that has none.
+
+    Parameters
+    ----------
+    platform, properties : OpenMM platform, and its properties
 
     Raises
     ------
@@ -106,7 +143,7 @@ def ensure_seed_paths(
         observables,
         observables.starts_in_states(_starts(store, config)),
         platform=platform,
-        properties=platform_properties(platform, threads),
+        properties=properties,
         n_paths=min(n_chains, MAX_SEED_PATHS),
         report=report,
     )

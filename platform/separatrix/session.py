@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -18,10 +17,11 @@ from separatrix.insight import gain_insight, insights
 from separatrix.loop import Control, Loop
 from separatrix.mechanism import GENERATIONS, Mechanism, explain
 from separatrix.observables import Observables
-from separatrix.preparing import check_platform, own_seed_path, write_seed_paths
+from separatrix.preparing import check_resources, own_seed_path, write_seed_paths
 from separatrix.progress import ProgressDisplay, SearchDisplay, ShootingDisplay
 from separatrix.reader import Reader
 from separatrix.records import Status
+from separatrix.resources import Resources
 from separatrix.store import Store
 from separatrix.systems import build_system, resolve
 from separatrix.validation import CONFIGURATIONS, SHOTS, Validation, validate
@@ -138,18 +138,14 @@ class Session:
         """Whether it samples in the background now, or is paused in it."""
         return not self._ended.is_set()
 
-    def run(
-        self, steps: int | None = None, *, workers: int | None = None, platform: str = "auto", progress: bool = True
-    ) -> Status:
+    def run(self, steps: int | None = None, *, progress: bool = True, **resources: Any) -> Status:
         """Sample until the run holds ``steps`` Monte Carlo steps in total, and return how it stands then.
 
         Parameters
         ----------
         steps : trials summed over chains, those already stored included; ``sampling.steps`` by default
-        workers : worker processes; by default one per core, but no more than chains; 0 samples in this process,
-            reproducibly shot by shot
-        platform : OpenMM platform, or "auto" for the fastest on this system
         progress : show a progress display
+        resources : what it may use: workers, platform, devices and more, see `separatrix.resources.Resources`
 
         Raises
         ------
@@ -159,7 +155,7 @@ class Session:
             After Ctrl-C, when everything is committed.
         """
         try:
-            self.start(steps, workers=workers, platform=platform)
+            self.start(steps, **resources)
             if progress:
                 with ProgressDisplay(lambda: self.status, self.config):
                     self.wait()
@@ -173,7 +169,7 @@ class Session:
             raise
         return self.status
 
-    def start(self, steps: int | None = None, *, workers: int | None = None, platform: str = "auto") -> None:
+    def start(self, steps: int | None = None, **resources: Any) -> None:
         """Sample in the background; the parameters are those of `run`.
 
         Raises
@@ -187,17 +183,14 @@ class Session:
             raise SeparatrixError(f"{self.path} is running already; pause or stop it first")
         if steps is not None and steps < 0:
             raise ConfigError(f"steps: expected 0 or more, got {steps}")
-        if workers is not None and workers < 0:
-            raise ConfigError(f"workers: expected 0 (in this process) or more, got {workers}")
-        check_platform(platform)
+        allowed = Resources(**resources)
+        check_resources(allowed)
         target = self.config.sampling.steps if steps is None else steps
-        if workers is None:
-            workers = min(os.cpu_count() or 1, self.config.sampling.chains)
         self._control, self._error = Control(), None
         store = Store.open(self.path, writable=True)
         try:
-            analyst = self._analyst() if workers else None
-            self._loop = Loop(store, self.config, target, workers, platform, self._control, analyst)
+            analyst = None if allowed.workers == 0 else self._analyst()
+            self._loop = Loop(store, self.config, target, allowed, self._control, analyst)
         except BaseException:
             store.close()
             raise
@@ -258,9 +251,8 @@ class Session:
         configurations: int = CONFIGURATIONS,
         shots: int = SHOTS,
         seed: int = 0,
-        workers: int | None = None,
-        platform: str = "auto",
         progress: bool = True,
+        **resources: Any,
     ) -> Validation:
         """Shoot trajectories from configurations spread over predicted p_B, and hold the predictions against them.
 
@@ -272,9 +264,8 @@ class Session:
         ----------
         configurations, shots : how many, and how many trajectories from each of them
         seed : of the configurations and the trajectories
-        workers : worker processes; one per core by default, 0 shoots in this process
-        platform : OpenMM platform, or "auto" for the fastest on this system
         progress : show a progress display
+        resources : what it may use: workers, platform and more, see `separatrix.resources.Resources`
 
         Raises
         ------
@@ -290,10 +281,9 @@ class Session:
                 configurations=configurations,
                 shots=shots,
                 seed=seed,
-                workers=workers,
-                platform=platform,
                 report=display.report if display is not None else None,
                 stop=stop,
+                **resources,
             )
 
     def pause(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import traceback
@@ -62,13 +61,20 @@ class WorkerSpec:
     run : folder of the run, on a file system the worker sees
     platform : OpenMM platform
     threads : threads of the CPU platform
-    device : index of the GPU, or None
+    device : number of the GPU, or None
+    precision : of GPU platforms
     """
 
     run: Path
     platform: str
     threads: int = 1
     device: int | None = None
+    precision: str = "mixed"
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """OpenMM properties of the context."""
+        return platform_properties(self.platform, threads=self.threads, device=self.device, precision=self.precision)
 
 
 class Shooter:
@@ -93,9 +99,7 @@ class Shooter:
         """Build from the files of a run."""
         config = RunConfig.from_data(read_toml(spec.run / "config.toml"), where=str(spec.run / "config.toml"))
         system_xml = (spec.run / "system" / "system.xml").read_text()
-        engine = Engine(
-            system_xml, config, spec.platform, platform_properties(spec.platform, spec.threads, spec.device)
-        )
+        engine = Engine(system_xml, config, spec.platform, spec.properties)
         observables = Observables(config, read_atoms(spec.run / "system" / "topology.pdb"))
         return cls(engine, observables, config.sampling.max_frames, spec.run)
 
@@ -199,11 +203,6 @@ _here = threading.local()  # a worker process has one thread; serial sessions of
 def start_worker(spec: WorkerSpec) -> None:
     """Build the shooter of this thread; the initializer of worker processes."""
     _here.shooter = Shooter.build(spec)
-
-
-def threads_each(workers: int) -> int:
-    """Return how many threads each of some workers may use; 0 workers are this process alone."""
-    return max(1, (os.cpu_count() or 1) // max(1, workers))
 
 
 def shoot(task: ShotTask) -> ShotOutcome | ShotFailure:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +26,7 @@ from torch.nn import functional
 
 from separatrix.committor import WIDTHS, Committor, effective_q, evaluate, probabilities, single_thread
 from separatrix.config import CommittorConfig
+from separatrix.errors import ConfigError, DeviceLostError
 from separatrix.records import Float32Array, FloatArray, IntArray
 from separatrix.training_data import TrainingData
 
@@ -155,9 +158,16 @@ def held_out_by(shot: IntArray, members: int, fraction: float) -> NDArray[np.boo
 
 
 def train(
-    data: TrainingData, previous: Committor, *, seed: int, efficiency: float, version: int, config: CommittorConfig
+    data: TrainingData,
+    previous: Committor,
+    *,
+    seed: int,
+    efficiency: float,
+    version: int,
+    config: CommittorConfig,
+    device: str = "cpu",
 ) -> tuple[Committor, TrainingReport]:
-    """Train the next version of the model; the same arguments give the same bytes.
+    """Train the next version of the model; the same arguments give the same bytes, on the CPU.
 
     Starts from the weights of ``previous``, with a fresh Adam. Each member minimises, over the shots it does not hold
     out and in large batches, ``sum_rows weight * (n_A softplus(q) + n_B softplus(-q))`` (multinomial, with log-sum-exp,
@@ -171,9 +181,13 @@ def train(
     previous : the model before; of version 0, it only gives columns and states
     seed : the seed of the run; together with ``version`` it decides the order of the batches
     efficiency : expected-efficiency factor, scales the learning rate (see ``scaled_learning_rate``)
+    device : where to train; the model that is returned lies on the CPU. Other devices draw the same batches, and
+        round and sum otherwise
 
     Raises
     ------
+    DeviceLostError
+        If a device other than the CPU fails, such as for lack of memory.
     ValueError
         If there are no data, or their columns or states are not those of the model.
     """
@@ -188,9 +202,10 @@ def train(
     with single_thread():
         base = _standardised(data.features, previous)
         held_out = held_out_by(data.held_together, previous.members, config.held_out)
-        problem = _Problem.of(data, base, held_out)
         order_seed = int(np.random.SeedSequence([seed, version]).generate_state(1)[0])
-        fits = [_fit(problem, base, penalty, learning_rate, order_seed) for penalty in _penalties_to_try(base)]
+        with _device_errors(device):
+            problem = _Problem.of(data, base, held_out, device)
+            fits = [_fit(problem, base, penalty, learning_rate, order_seed) for penalty in _penalties_to_try(base)]
     best = min(fits, key=lambda fit: fit.held_out_loss)
     model = replace(base, version=version, weights=problem.layers(best.weights), penalty=best.penalty)
     training_loss, validation_loss, held_out_q = _judge(model, data, held_out)
@@ -263,15 +278,15 @@ class _Problem:
     penalty: float
 
     @classmethod
-    def of(cls, data: TrainingData, model: Committor, held_out: NDArray[np.bool_]) -> _Problem:
+    def of(cls, data: TrainingData, model: Committor, held_out: NDArray[np.bool_], device: str) -> _Problem:
         features = torch.from_numpy(np.require(data.features, requirements=["C", "W"]))
         # A member that would hold everything out (a handful of shots) trains on everything.
         held_out = held_out & ~held_out.all(axis=1, keepdims=True)
         return cls(
-            inputs=(features - model.mean) * model.inverse_scale,
-            counts=torch.from_numpy(data.targets * data.weights[:, None]),
-            trained_on=torch.from_numpy((~held_out).astype(np.float32)),
-            held_out=tuple(torch.from_numpy(np.flatnonzero(rows)) for rows in held_out),
+            inputs=((features - model.mean) * model.inverse_scale).to(device),
+            counts=torch.from_numpy(data.targets * data.weights[:, None]).to(device),
+            trained_on=torch.from_numpy((~held_out).astype(np.float32)).to(device),
+            held_out=tuple(torch.from_numpy(np.flatnonzero(rows)).to(device) for rows in held_out),
             shapes=tuple((weight.shape[1], weight.shape[2]) for weight in model.weights),
             penalty=_column_penalty(data.features.shape[1], int(data.is_shooting_point.sum())),
         )
@@ -316,6 +331,35 @@ def _penalties_to_try(model: Committor) -> tuple[float, ...]:
     return (model.penalty, challenger)
 
 
+@contextmanager
+def _device_errors(device: str) -> Iterator[None]:
+    """Tell what PyTorch raises of a device other than the CPU: out of memory, or lost, for this whole process."""
+    try:
+        yield
+    except RuntimeError as error:
+        if device == "cpu":
+            raise
+        raise DeviceLostError(f"training on {device} failed: {str(error).splitlines()[0]}") from error
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that PyTorch does not see.
+
+    Raises
+    ------
+    ConfigError
+        Saying what it sees.
+    """
+    if device == "cpu":
+        return
+    n_devices = torch.cuda.device_count()
+    if int(device.partition(":")[2] or 0) >= n_devices:
+        there = "only the CPU" if n_devices == 0 else f"cuda:0 to cuda:{n_devices - 1}"
+        raise ConfigError(
+            f"learner-device: expected a device that PyTorch {torch.__version__} sees ({there}), got {device}"
+        )
+
+
 def _column_penalty(n_columns: int, n_shots: int) -> float:
     """Return how fast the first-layer row of a column shrinks, per unit of learning rate and of strength.
 
@@ -347,8 +391,9 @@ class _Fit:
 
 def _fit(problem: _Problem, start: Committor, penalty: float, learning_rate: float, seed: int) -> _Fit:
     """Return for every member the averaged weights with the least held-out loss."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = _flatten(start.weights)
+    generator = torch.Generator().manual_seed(seed)  # of the CPU, so that every device draws the same batches
+    device = problem.inputs.device
+    weights = _flatten(start.weights).to(device)
     average, best = weights.clone(), weights.clone()
     best_loss = problem.held_out_loss(best)
     judged = ~np.isnan(best_loss)
@@ -358,7 +403,7 @@ def _fit(problem: _Problem, start: Committor, penalty: float, learning_rate: flo
     scale = n / float(problem.counts.sum())
     waited = epochs = 0
     while epochs < MAXIMUM_EPOCHS and waited < PATIENCE:
-        for rows in torch.randperm(n, generator=generator).tensor_split(n_batches):
+        for rows in torch.randperm(n, generator=generator).to(device).tensor_split(n_batches):
             weights.requires_grad_(True)
             loss = (problem.loss(weights, rows) * problem.trained_on[:, rows]).sum() * (scale / len(rows))
             (gradient,) = torch.autograd.grad(loss, weights)
@@ -369,13 +414,14 @@ def _fit(problem: _Problem, start: Committor, penalty: float, learning_rate: flo
         average.lerp_(weights, max(AVERAGING, 1.0 / epochs))
         losses = problem.held_out_loss(average)
         better = losses < best_loss - IMPROVEMENT
-        best[torch.from_numpy(better)] = average[torch.from_numpy(better)]
+        improved = torch.from_numpy(better).to(device)
+        best[improved] = average[improved]
         best_loss = np.where(better, losses, best_loss)
         waited = 0 if 2 * better.sum() >= max(1, judged.sum()) else waited + 1
-    blind = torch.from_numpy(~judged)
+    blind = torch.from_numpy(~judged).to(device)
     best[blind] = average[blind]
     held_out_loss = float(best_loss[judged].mean()) if judged.any() else math.inf
-    return _Fit(weights=best, penalty=penalty, epochs=epochs, held_out_loss=held_out_loss)
+    return _Fit(weights=best.cpu(), penalty=penalty, epochs=epochs, held_out_loss=held_out_loss)
 
 
 class _Adam:

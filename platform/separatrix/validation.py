@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from separatrix.errors import AnalysisError
 from separatrix.estimates import Bounds, Scores, bounds, clopper_pearson, scores
 from separatrix.executors import until_interrupted
 from separatrix.prediction import Prediction, predictions
-from separatrix.preparing import check_platform
+from separatrix.preparing import check_resources
 from separatrix.reader import Reader
 from separatrix.records import IntArray, ShootingProgress
+from separatrix.resources import Resources
 from separatrix.rows import outcome_counts
 from separatrix.store import Store, StoredValidation, write_result
 
@@ -107,10 +107,9 @@ def validate(
     configurations: int = CONFIGURATIONS,
     shots: int = SHOTS,
     seed: int = 0,
-    workers: int | None = None,
-    platform: str = "auto",
     report: Callable[[ShootingProgress], None] | None = None,
     stop: threading.Event | None = None,
+    **resources: Any,
 ) -> Validation:
     """Shoot trajectories from configurations of a run, and hold its predictions against them; all is stored in the run.
 
@@ -124,10 +123,9 @@ def validate(
     run : folder
     configurations, shots : how many, and how many trajectories from each of them
     seed : of the configurations and the trajectories
-    workers : worker processes, one per core by default; 0 shoots in this process
-    platform : OpenMM platform, or "auto" for the fastest on this system
     report : called in another thread some times a second
     stop : set it to end early; Ctrl-C does, too
+    resources : what it may use: workers, platform and more, see `separatrix.resources.Resources`
 
     Returns
     -------
@@ -146,11 +144,11 @@ def validate(
         ("configurations", configurations, 1),
         ("shots", shots, 1),
         ("seed", seed, 0),
-        ("workers", 0 if workers is None else workers, 0),
     ):
         if number < least:
             raise AnalysisError(f"{name}: expected {least} or more, got {number}")
-    check_platform(platform)
+    allowed = Resources(**resources)
+    check_resources(allowed)
     if reader.config.table is not None:
         raise AnalysisError(
             f"{reader.folder} was made from a table, and nothing can be simulated in it; hold it against another "
@@ -164,8 +162,7 @@ def validate(
         reader,
         settings,
         shots,
-        min(os.cpu_count() or 1, configurations * shots) if workers is None else workers,
-        platform,
+        allowed,
         report or (lambda progress: None),
         stop,
     )
@@ -176,8 +173,7 @@ def _work(
     reader: Reader,
     settings: dict[str, int],
     shots: int,
-    workers: int,
-    platform: str,
+    resources: Resources,
     report: Callable[[ShootingProgress], None],
     stop: threading.Event,
 ) -> Validation:
@@ -187,7 +183,7 @@ def _work(
             stored = store.validations.find(settings) or store.validations.create(draw(reader, **settings), settings)
             judge = _Judge(reader, stored, shots)
             shooting = CommittorShooting(store, stored, reader.config, shots)
-            shooting.run(workers, platform, report=report, publish=judge.publish, stop=stop)
+            shooting.run(resources, report=report, publish=judge.publish, stop=stop)
     return _Judge(reader, stored, shots).publish()
 
 

@@ -13,6 +13,7 @@ import pytest
 from separatrix.insight import insights
 from separatrix.loop import Control, Loop
 from separatrix.reader import Reader
+from separatrix.resources import Resources
 from separatrix.session import Session
 from separatrix.store import Store
 
@@ -60,7 +61,13 @@ def cpu_seconds(pid: int) -> float:
 def run(folder: Path, data: dict[str, Any], steps: int, workers: int) -> tuple[TimedLoop, float]:
     """Run a session and return its loop and the wall time of sampling."""
     session = Session.create(folder, data)
-    loop = TimedLoop(Store.open(folder, writable=True), session.config, steps, workers, "Reference", Control())
+    loop = TimedLoop(
+        Store.open(folder, writable=True),
+        session.config,
+        steps,
+        Resources(workers=workers, platform="Reference"),
+        Control(),
+    )
     loop.spent = {}
     loop.run()
     shots = Reader(folder).shots

@@ -24,9 +24,11 @@ from rich.console import Console
 from tests.command_line import run_cli
 
 from separatrix import preparing, progress
+from separatrix.engine import platform_names
 from separatrix.progress import ProgressDisplay, SearchDisplay, ShootingDisplay, clock, status_line
 from separatrix.reader import Reader
 from separatrix.records import RunState, ShootingProgress, Status
+from separatrix.resources import GPU_PLATFORMS
 from separatrix.session import Session
 from separatrix.symbolic import Progress as SearchProgress
 from separatrix.systems import CATALOGUE, resolve
@@ -688,6 +690,14 @@ def test_a_mistake_in_a_file_is_told_in_one_line_and_leaves_nothing(tmp_path, mo
     assert list(tmp_path.iterdir()) == [config]
 
 
+@pytest.mark.skipif(bool(GPU_PLATFORMS & set(platform_names())), reason="there is a GPU platform on this machine")
+@pytest.mark.parametrize("option", [("--devices", "0"), ("--workers-per-device", 2), ("--precision", "single")])
+def test_what_needs_a_gpu_is_refused_without_one(tmp_path, option):
+    says = ["expected a GPU platform (CUDA, OpenCL or HIP)", "found Reference, CPU", "separatrix doctor"]
+    refuse("run", tmp_path / "run", "--system", "hummer-szabo", *option, says=says)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_malformed_toml_is_refused(tmp_path):
     config = tmp_path / "landscape.toml"
     config.write_text("[system\nkind = 1")
@@ -703,6 +713,11 @@ def test_options_are_checked_before_a_run_is_made(tmp_path):
     refuse(*new, "--workers", -2, says=["--workers", "0 or more", "got -2"])
     refuse(*new, "--steps", "many", says=["--steps", "integer", "separatrix run --help"])
     refuse(*new, "--platform", "reference", says=["'reference'", "did you mean 'Reference'", "auto"])
+    refuse(*new, "--devices", "first", says=["devices", "such as 0,1", "'first'"])
+    refuse(*new, "--workers-per-device", 2, "--workers", 4, says=["workers-per-device", "got both"])
+    refuse(*new, "--precision", "double", "--platform", "CPU", says=["CUDA", "'CPU'", "leave them out"])
+    refuse(*new, "--learner-device", "gpu", says=["learner-device", "cpu, cuda or cuda:N", "'gpu'"])
+    refuse(*new, "--learner-device", "cuda:96", says=["learner-device", "PyTorch", "sees", "cuda:96"])
     assert list(tmp_path.iterdir()) == []
     refuse("runn", says=["runn", "--help"])
     refuse("show", says=["RUN", "separatrix show --help"])

@@ -409,6 +409,8 @@ MISTAKES = {
     "no such platform": (["--platform", "Referense"], ["'Referense'", "did you mean 'Reference'"]),
     "too many": (["--configurations", 10**6], ["expected 1000000 frames", "--configurations", "sample more"]),
     "nothing to shoot": (["--against", "other", "--shots", 3], ["--against", "leave --shots out"]),
+    "nothing for a device": (["--against", "other", "--devices", "0"], ["--against", "leave --devices out"]),
+    "no device": (["--devices", "x"], ["devices", "such as 0,1", "'x'"]),
     "no other run": (["--against", "other"], ["no run at", "other"]),
 }
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from separatrix.config import RunConfig
-from separatrix.engine import Engine, atoms_of, measure_platforms, platform_names, serialize
+from separatrix.engine import Engine, atoms_of, measure_platforms, platform_names, platform_properties, serialize
 from separatrix.errors import EngineError
 from separatrix.expressions import program
 from separatrix.kernels import Measure
@@ -294,7 +294,8 @@ def test_unknown_platforms_are_named() -> None:
 
 def test_platforms_are_timed_and_sorted() -> None:
     config, system, xml, _ = made({"system": {"kind": "hummer-szabo"}})
-    speeds = measure_platforms(xml, config, first_start(system), threads=1, seconds=0.1)
+    platforms = {name: platform_properties(name) for name in platform_names()}
+    speeds = measure_platforms(xml, config, first_start(system), platforms, seconds=0.1)
     assert {speed.platform for speed in speeds} == set(platform_names())
     assert [speed.steps_per_second for speed in speeds] == sorted((s.steps_per_second for s in speeds), reverse=True)
     assert speeds[0].steps_per_second > 0

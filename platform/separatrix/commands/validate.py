@@ -15,9 +15,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from separatrix.commands.options import (
+    DevicesOption,
+    PlatformOption,
+    PrecisionOption,
+    WorkersOption,
+    WorkersPerDeviceOption,
+)
 from separatrix.errors import ConfigError
-from separatrix.preparing import check_platform
+from separatrix.preparing import check_resources
 from separatrix.progress import clock, told_apart
+from separatrix.resources import Resources, parse_devices
 
 if TYPE_CHECKING:
     from separatrix.estimates import Bounds, Estimate, Scores
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
     from separatrix.validation import Validation
 
 
-def validate(
+def validate(  # noqa: PLR0913 - a command has as many parameters as options
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.", show_default=False)],
     configurations: Annotated[
         int | None,
@@ -35,17 +43,14 @@ def validate(
         int | None,
         typer.Option("--shots", help="Trajectories from each configuration, in total.", show_default="50"),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Worker processes; 0 shoots in this process. Default: one per core."),
-    ] = None,
+    workers: WorkersOption = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Another seed draws other configurations.", show_default="0")
     ] = None,
-    platform: Annotated[
-        str | None,
-        typer.Option("--platform", help="auto, Reference, CPU, CUDA or OpenCL.", show_default="auto"),
-    ] = None,
+    platform: PlatformOption = None,
+    devices: DevicesOption = None,
+    workers_per_device: WorkersPerDeviceOption = None,
+    precision: PrecisionOption = None,
     against: Annotated[
         Path | None,
         typer.Option("--against", metavar="OTHER", help="Let both runs predict each other's shots; nothing is shot."),
@@ -53,17 +58,23 @@ def validate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Hold the committor and its formulas against new trajectories; Ctrl-C commits, the same command goes on."""
-    numbers = {"configurations": configurations, "shots": shots, "workers": workers, "seed": seed}
-    for name, number in numbers.items():
+    numbers = {"configurations": configurations, "shots": shots, "seed": seed}
+    for name, number in {**numbers, "workers": workers}.items():
         least = 1 if name in ("configurations", "shots") else 0
         if number is not None and number < least:
             raise ConfigError(f"--{name}: expected {least} or more, got {number}")
-    given: dict[str, Any] = {
-        name: value for name, value in {**numbers, "platform": platform}.items() if value is not None
-    }
+    allowed = _given(
+        workers=workers,
+        platform=platform,
+        devices=None if devices is None else parse_devices(devices),
+        workers_per_device=workers_per_device,
+        precision=precision,
+    )
+    given = _given(**numbers) | allowed
     if against is not None:
         if given:
-            raise ConfigError(f"--against: nothing is shot with it; leave --{', --'.join(given)} out")
+            names = (name.replace("_", "-") for name in given)
+            raise ConfigError(f"--against: nothing is shot with it; leave --{', --'.join(names)} out")
         from separatrix.prediction import cross_predict  # noqa: PLC0415
 
         found = cross_predict(run, against)
@@ -72,8 +83,7 @@ def validate(
         else:
             _print_cross_predictions(found)
         return
-    if platform is not None:
-        check_platform(platform)
+    check_resources(Resources(**allowed))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from separatrix.session import Session  # noqa: PLC0415
@@ -89,6 +99,10 @@ def validate(
     if not validation.complete:
         print("stopped; these trajectories are stored, the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _print_validation(run: Path, validation: Validation) -> None:

@@ -1,0 +1,28 @@
+"""Options that several commands have: what they may use of a machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Worker processes; 0 works in this process. Default: one per core."),
+]
+PlatformOption = Annotated[
+    str | None,
+    typer.Option("--platform", help="auto, Reference, CPU, CUDA or OpenCL.", show_default="auto"),
+]
+DevicesOption = Annotated[
+    str | None,
+    typer.Option("--devices", metavar="N,...", help="GPUs to use, counted from 0.", show_default="all"),
+]
+WorkersPerDeviceOption = Annotated[
+    int | None,
+    typer.Option("--workers-per-device", help="Worker processes on each GPU. Default: by the size of the system."),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", help="On GPUs: single, mixed or double.", show_default="mixed"),
+]

@@ -1,0 +1,95 @@
+"""What a session may use of a machine, as one value."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from separatrix.errors import ConfigError
+
+GPU_PLATFORMS: Final = frozenset({"CUDA", "OpenCL", "HIP"})
+"""OpenMM platforms that compute on devices which are chosen by number."""
+
+PRECISIONS: Final = ("single", "mixed", "double")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a session may use.
+
+    Attributes
+    ----------
+    workers : worker processes in all; 0 works in the process of the session, reproducibly shot by shot. By default one
+        per core, on GPUs some for each device, and no more than have something to do
+    platform : OpenMM platform, or "auto" for the fastest on the system at hand
+    devices : numbers of the GPUs to use, as the platform counts them; all of them by default
+    workers_per_device : in place of ``workers``, how many share each device
+    precision : of GPU platforms: single, mixed (the default) or double
+    learner_device : where the committor is trained: cpu, cuda, or cuda:N for one of several
+
+    Raises
+    ------
+    ConfigError
+        If a value is impossible, or two contradict each other.
+    """
+
+    workers: int | None = None
+    platform: str = "auto"
+    devices: tuple[int, ...] | None = None
+    workers_per_device: int | None = None
+    precision: str | None = None
+    learner_device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse what no machine could do."""
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers: expected 0 (in this process) or more, got {self.workers}")
+        if self.devices is not None:
+            self._check_devices(self.devices)
+        if self.workers_per_device is not None and self.workers_per_device < 1:
+            raise ConfigError(f"workers-per-device: expected 1 or more, got {self.workers_per_device}")
+        if self.workers is not None and self.workers_per_device is not None:
+            raise ConfigError(
+                f"workers-per-device: expected it or workers, got both ({self.workers_per_device} and {self.workers}); "
+                "workers is the number of all of them"
+            )
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ConfigError(f"precision: expected {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.needs_gpu and self.platform not in (*GPU_PLATFORMS, "auto"):
+            raise ConfigError(
+                f"platform: expected CUDA, OpenCL or HIP with devices, workers-per-device or precision, "
+                f"got {self.platform!r}, which knows none of them; leave them out, or choose another platform"
+            )
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.learner_device):
+            raise ConfigError(f"learner-device: expected cpu, cuda or cuda:N, got {self.learner_device!r}")
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether something is wanted that only GPU platforms have."""
+        return any(value is not None for value in (self.devices, self.workers_per_device, self.precision))
+
+    def _check_devices(self, devices: tuple[int, ...]) -> None:
+        if not devices or len(set(devices)) < len(devices) or min(devices) < 0:
+            raise ConfigError(
+                f"devices: expected numbers from 0 on, each once, such as 0,1, got {','.join(map(str, devices)) or '-'}"
+            )
+        if self.workers == 0 and len(devices) > 1:
+            raise ConfigError(f"devices: expected one for workers = 0, which is this process alone, got {len(devices)}")
+
+
+def parse_devices(text: str) -> tuple[int, ...]:
+    """Return the devices named in a text such as ``0,1``.
+
+    Raises
+    ------
+    ConfigError
+        If it is no list of numbers.
+
+    >>> parse_devices("0, 2")
+    (0, 2)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"devices: expected numbers such as 0,1, got {text!r}") from None

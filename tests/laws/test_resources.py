@@ -1,0 +1,92 @@
+"""What a session may use: impossible and contradictory wishes are told, and workers are spread over devices."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from separatrix import workers
+from separatrix.errors import ConfigError
+from separatrix.resources import Resources, parse_devices
+from separatrix.workers import threads_each, worker_specs
+
+RUN = Path("run")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"workers": -1}, r"workers: expected 0 \(in this process\) or more, got -1"),
+        ({"devices": ()}, "devices: .* each once, such as 0,1, got -"),
+        ({"devices": (1, 1)}, "each once, .* got 1,1"),
+        ({"devices": (0, -1)}, "from 0 on, .* got 0,-1"),
+        ({"devices": (0, 1), "workers": 0}, "devices: expected one for workers = 0"),
+        ({"workers_per_device": 0}, "workers-per-device: expected 1 or more, got 0"),
+        ({"workers_per_device": 4, "workers": 8}, r"workers-per-device: .* got both \(4 and 8\)"),
+        ({"precision": "half"}, "precision: expected single, mixed, double, got 'half'"),
+        ({"devices": (0,), "platform": "CPU"}, "platform: expected CUDA, OpenCL or HIP .* got 'CPU'"),
+        ({"precision": "mixed", "platform": "Reference"}, "platform: .* got 'Reference'"),
+        ({"learner_device": "gpu"}, "learner-device: expected cpu, cuda or cuda:N, got 'gpu'"),
+        ({"learner_device": "cuda:"}, "learner-device: expected cpu, cuda or cuda:N, got 'cuda:'"),
+    ],
+)
+def test_what_no_machine_could_do_is_refused(wanted, says):
+    with pytest.raises(ConfigError, match=says) as refused:
+        Resources(**wanted)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "0,", "all", "0;1", "0.5"])
+def test_a_text_that_names_no_devices_is_refused(text):
+    with pytest.raises(ConfigError, match="devices: expected numbers such as 0,1, got"):
+        parse_devices(text)
+
+
+def specs(platform, n_atoms=22, most=64, **wanted):
+    return worker_specs(RUN, platform, Resources(**wanted), n_atoms=n_atoms, most=most)
+
+
+@pytest.fixture(autouse=True)
+def three_devices(monkeypatch):
+    """Pretend to three GPUs and 24 cores: no machine is touched here, numbers alone are worked out."""
+    monkeypatch.setattr(workers, "devices_of", lambda platform: ({},) * 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 24)
+
+
+def test_workers_of_processors_are_one_for_each_core_but_no_more_than_useful():
+    assert len(specs("Reference", most=5)) == 5
+    assert len(specs("CPU")) == 24
+    assert {spec.device for spec in specs("CPU")} == {None}
+    assert len(specs("CPU", workers=7, most=5)) == 7
+    assert len(specs("CPU", workers=0)) == 1
+    assert [threads_each(Resources(workers=n), 64) for n in (0, 1, 5, 48)] == [24, 24, 4, 1]
+    assert [threads_each(Resources(), most) for most in (1, 5, 64)] == [24, 4, 1]
+
+
+def test_workers_of_devices_are_spread_evenly_over_them():
+    assert Counter(spec.device for spec in specs("CUDA")) == {0: 4, 1: 4, 2: 4}
+    assert Counter(spec.device for spec in specs("CUDA", n_atoms=20_000)) == {0: 2, 1: 2, 2: 2}
+    assert Counter(spec.device for spec in specs("CUDA", workers=7)) == {0: 3, 1: 2, 2: 2}
+    assert Counter(spec.device for spec in specs("CUDA", devices=(2, 0), workers_per_device=3)) == {0: 3, 2: 3}
+    assert Counter(spec.device for spec in specs("CUDA", workers_per_device=10, most=2)) == {0: 10, 1: 10, 2: 10}
+    assert [spec.device for spec in specs("CUDA", most=2)] == [0, 1]
+    assert [spec.device for spec in specs("CUDA", devices=(1,), workers=0)] == [1]
+
+
+def test_there_are_no_more_workers_of_devices_than_cores_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert len(specs("CUDA")) == 2
+    assert len(specs("CUDA", workers=12)) == 12
+
+
+def test_precision_is_mixed_unless_asked_for():
+    assert {spec.precision for spec in specs("OpenCL")} == {"mixed"}
+    assert {spec.precision for spec in specs("OpenCL", precision="double")} == {"double"}
+
+
+def test_without_a_known_device_openmm_chooses(monkeypatch):
+    monkeypatch.setattr(workers, "devices_of", lambda platform: ())
+    assert {spec.device for spec in specs("OpenCL", workers=2)} == {None}
