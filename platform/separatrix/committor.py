@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -69,6 +69,46 @@ def evaluate(weights: Sequence[Tensor], inputs: Tensor) -> Tensor:
         step = functional.silu(torch.baddbmm(bias, hidden, matrix))
         hidden = hidden[:, :, : matrix.shape[2]] + step
     return torch.baddbmm(weights[-1], hidden, weights[-2])
+
+
+def backpropagate(weights: Sequence[Tensor], inputs: Tensor, slope: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradient of a loss by every weight, as automatic differentiation of `evaluate` would in more time.
+
+    Parameters
+    ----------
+    weights, inputs : as for `evaluate`; nothing may ask for gradients of them
+    slope : takes the logits (n_members, n, n_outputs), returns the derivatives of the loss by them
+
+    Returns
+    -------
+    One gradient for each of the weights, of its shape
+    """
+    matrices, biases = weights[::2], weights[1::2]
+    n_members, d, width = matrices[0].shape
+    flat = inputs @ matrices[0].permute(1, 0, 2).reshape(d, n_members * width)
+    sums = [flat.view(-1, n_members, width).permute(1, 0, 2) + biases[0]]
+    gates = [torch.sigmoid(sums[0])]
+    hidden = [sums[0] * gates[0]]  # silu(a) = a sigmoid(a)
+    for matrix, bias in zip(matrices[1:-1], biases[1:-1], strict=True):
+        sums.append(torch.baddbmm(bias, hidden[-1], matrix))
+        gates.append(torch.sigmoid(sums[-1]))
+        hidden.append(torch.addcmul(hidden[-1][:, :, : matrix.shape[2]], sums[-1], gates[-1]))
+    by_logits = slope(torch.baddbmm(biases[-1], hidden[-1], matrices[-1]))
+    gradients = [by_logits.sum(dim=1, keepdim=True), hidden[-1].mT @ by_logits]
+    by_hidden = by_logits @ matrices[-1].mT
+    for layer in range(len(hidden) - 1, -1, -1):
+        gate = gates[layer]
+        by_sum = by_hidden * torch.addcmul(gate, sums[layer] * gate, 1.0 - gate)
+        gradients.append(by_sum.sum(dim=1, keepdim=True))
+        if layer == 0:
+            together = inputs.mT @ by_sum.permute(1, 0, 2).reshape(-1, n_members * width)
+            gradients.append(together.view(d, n_members, width).permute(1, 0, 2))
+            break
+        gradients.append(hidden[layer - 1].mT @ by_sum)
+        before = by_sum @ matrices[layer].mT
+        before[:, :, : matrices[layer].shape[2]] += by_hidden  # past the layer, as a residual
+        by_hidden = before
+    return tuple(reversed(gradients))
 
 
 def effective_q(logits: NDArray[np.float64]) -> NDArray[np.float64]:

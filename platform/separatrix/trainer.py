@@ -24,7 +24,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from separatrix.committor import WIDTHS, Committor, effective_q, evaluate, probabilities, single_thread
+from separatrix.committor import (
+    WIDTHS,
+    Committor,
+    backpropagate,
+    effective_q,
+    evaluate,
+    probabilities,
+    single_thread,
+)
 from separatrix.config import CommittorConfig
 from separatrix.errors import ConfigError, DeviceLostError
 from separatrix.records import Float32Array, FloatArray, IntArray
@@ -296,17 +304,20 @@ class _Problem:
         pieces = torch.split(flat, [rows * columns for rows, columns in self.shapes], dim=1)
         return tuple(piece.view(-1, *shape) for piece, shape in zip(pieces, self.shapes, strict=True))
 
-    def loss(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss of every member on every given row, (n_members, n_rows)."""
-        return _losses(evaluate(self.layers(flat), self.inputs[rows]), self.counts[rows])
+    def gradient(self, flat: Tensor, rows: Tensor, scale: float) -> Tensor:
+        """Return the gradient by flat weights of ``scale`` times the losses on the rows that each member trains on."""
+        counts, share = self.counts[rows], (self.trained_on[:, rows] * scale)[:, :, None]
+        pieces = backpropagate(self.layers(flat), self.inputs[rows], lambda logits: _slopes(logits, counts).mul_(share))
+        return _flatten(pieces)
 
     def held_out_loss(self, flat: Tensor) -> NDArray[np.float64]:
         """Return the mean loss of every member on its held-out rows; nan for none."""
         losses = []
         with torch.inference_mode():
             for member, rows in enumerate(self.held_out):
-                total = self.loss(flat[member : member + 1], rows).sum() / self.counts[rows].sum()
-                losses.append(float(total))
+                counts = self.counts[rows]
+                logits = evaluate(self.layers(flat[member : member + 1]), self.inputs[rows])
+                losses.append(float(_losses(logits, counts).sum() / counts.sum()))
         return np.array(losses)
 
     def shrink(self, flat: Tensor, amount: float) -> None:
@@ -379,6 +390,14 @@ def _losses(logits: Tensor, counts: Tensor) -> Tensor:
     return counts.sum(dim=1) * torch.logsumexp(logits, dim=2) - (counts * logits).sum(dim=2)
 
 
+def _slopes(logits: Tensor, counts: Tensor) -> Tensor:
+    """Return the derivatives of `_losses` by the logits, (n_members, n, n_outputs)."""
+    total = counts.sum(dim=1, keepdim=True)
+    if logits.shape[2] == 1:
+        return torch.sigmoid(logits) * total - counts[:, 1:]
+    return torch.softmax(logits, dim=2) * total - counts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Fit:
     """Flat weights (n_members, n_weights), and their mean held-out loss: infinite where nothing is held out."""
@@ -404,11 +423,7 @@ def _fit(problem: _Problem, start: Committor, penalty: float, learning_rate: flo
     waited = epochs = 0
     while epochs < MAXIMUM_EPOCHS and waited < PATIENCE:
         for rows in torch.randperm(n, generator=generator).to(device).tensor_split(n_batches):
-            weights.requires_grad_(True)
-            loss = (problem.loss(weights, rows) * problem.trained_on[:, rows]).sum() * (scale / len(rows))
-            (gradient,) = torch.autograd.grad(loss, weights)
-            weights = weights.detach()
-            adam.step(weights, gradient, learning_rate)
+            adam.step(weights, problem.gradient(weights, rows, scale / len(rows)), learning_rate)
             problem.shrink(weights, learning_rate * penalty * problem.penalty)
         epochs += 1
         average.lerp_(weights, max(AVERAGING, 1.0 / epochs))

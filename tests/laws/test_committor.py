@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -145,6 +146,26 @@ def test_a_row_is_predicted_alone_and_in_any_company(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(committor, "_ROWS_AT_ONCE", 8)
     assert np.allclose(model.logits(features), whole, atol=1e-5)
     assert model.logits(features[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("widths", [(24, 12), (5,), (9, 4, 3)])
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_the_gradient_is_that_of_automatic_differentiation(widths: tuple[int, ...], n_outputs: int) -> None:
+    rng = torch.Generator().manual_seed(7)
+    n_members, n, d = 3, 17, 6
+    sizes = [d, *widths, n_outputs]
+    shapes = [shape for n_in, n_out in pairwise(sizes) for shape in ((n_in, n_out), (1, n_out))]
+    weights = [torch.randn(n_members, *shape, generator=rng, dtype=torch.float64) for shape in shapes]
+    inputs = torch.randn(n, d, generator=rng, dtype=torch.float64)
+    share = torch.rand(n_members, n, n_outputs, generator=rng, dtype=torch.float64)
+
+    found = committor.backpropagate(weights, inputs, lambda logits: share * torch.cos(logits))
+
+    for weight in weights:
+        weight.requires_grad_(True)
+    loss = (share * torch.sin(committor.evaluate(weights, inputs))).sum()
+    for ours, theirs in zip(found, torch.autograd.grad(loss, weights), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_constant_column_is_ignored() -> None:
