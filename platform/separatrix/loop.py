@@ -106,7 +106,7 @@ class Loop:
 
     _sampler: Sampler  # these three exist once the run is prepared
     _shooters: WorkerExecutor
-    _teacher: Executor
+    _teacher: WorkerExecutor
 
     def __init__(
         self,
@@ -123,7 +123,6 @@ class Loop:
         self._flights: dict[Future[Any], _Flight] = {}
         self._ended: SimpleQueue[Future[Any]] = SimpleQueue()  # asking each of a thousand futures would take longer
         self._lesson: Future[Lesson] | None = None
-        self._teacher_ready: Future[Any] | None = None  # None when it is this process
         self._last_lesson_shots = 0
         self._executors: list[Executor] = []
         self._last_commit = time.monotonic()
@@ -195,14 +194,12 @@ class Loop:
 
     def _start_executors(self, specs: Sequence[WorkerSpec]) -> None:
         learner = self._store.path, self._resources.learner_device
+        # Processes load their libraries while a first path is looked for.
         self._shooters = start_shooters(specs, self._resources)
-        if isinstance(self._shooters, ProcessExecutor):
-            self._shooters.warm_up()  # they load their libraries while a first path is looked for
-            teacher = ProcessExecutor(1, start_learner, lambda worker: learner)
-            self._teacher_ready = teacher.warm_up()
-            self._teacher = teacher
-        else:
+        if isinstance(self._shooters, SerialExecutor):
             self._teacher = SerialExecutor(start_learner, learner)
+        else:
+            self._teacher = ProcessExecutor(1, start_learner, lambda worker: learner)
         self._executors = [self._shooters, self._teacher]
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -313,8 +310,7 @@ class Loop:
 
     def _learn(self) -> None:
         # A lesson knows what was committed when it was asked for: of a learner not ready yet, it would know little.
-        ready = self._teacher_ready is None or self._teacher_ready.done()
-        if ready and self._lesson is None and training_due(self._store.n_shots, self._last_lesson_shots):
+        if self._teacher.ready and self._lesson is None and training_due(self._store.n_shots, self._last_lesson_shots):
             self._start_lesson()
 
     def _analyse(self) -> None:

@@ -230,4 +230,4 @@ def result_of(future: Future[Any], task: ShotTask | TrajectoryTask) -> Any:
     try:
         return future.result()
     except (BrokenExecutor, CancelledError) as error:
-        return ShotFailure(task=task, error=f"the worker process died: {error}", traceback="")
+        return ShotFailure(task=task, error=str(error) or "the task was cancelled", traceback="")

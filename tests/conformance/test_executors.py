@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -89,6 +90,44 @@ def test_a_worker_killed_while_it_hands_over_a_result_is_noticed() -> None:
     assert isinstance(executor.submit(bytes, 2_000_000).exception(30), BrokenExecutor)
     assert len(executor.submit(bytes, 2_000_000).result(30)) == 2_000_000
     executor.shutdown()
+
+
+def test_a_worker_that_cannot_start_says_why_and_is_tried_again_with_the_next_task(tmp_path: Path) -> None:
+    needed = tmp_path / "needed"
+    executor = ProcessExecutor(1, open, lambda worker: (str(needed),))
+    for _ in range(2):
+        with pytest.raises(BrokenExecutor, match=r"could not start: FileNotFoundError: .*needed"):
+            executor.submit(pow, 2, 5).result(30)
+    needed.touch()
+    assert executor.submit(pow, 2, 5).result(30) == 32
+    executor.shutdown()
+
+
+def test_what_cannot_be_sent_fails_alone(processes: ProcessExecutor) -> None:
+    with pytest.raises((AttributeError, TypeError), match="pickle"):
+        processes.submit(lambda: 0).result(30)
+    with pytest.raises(pickle.PicklingError, match="pickle"):
+        processes.submit(eval, "lambda: 0").result(30)
+    assert processes.submit(pow, 2, 5).result(30) == 32
+
+
+def test_an_error_carries_the_lines_it_came_from(processes: ProcessExecutor) -> None:
+    error = processes.submit(divmod, 1, 0).exception(30)
+    assert error is not None
+    assert any("Traceback" in note and "ZeroDivisionError" in note for note in error.__notes__)
+
+
+def test_the_program_ends_though_nobody_shut_down(tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import time\n"
+        "from separatrix.executors import ProcessExecutor\n"
+        "pool = ProcessExecutor(2)\n"
+        "print(pool.submit(pow, 2, 5).result(30))\n"
+        "pool.submit(time.sleep, 300)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("32\n", "")
 
 
 def test_shutdown_without_waiting_ends_workers_at_once(processes: ProcessExecutor) -> None:

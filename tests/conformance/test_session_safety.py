@@ -380,7 +380,7 @@ def test_a_shot_whose_worker_is_killed_is_made_again(path):
     assert failures
     shots = check_run(path)["shots"]
     for event in failures:
-        assert "worker process died" in event["error"]
+        assert "worker process ended by SIGKILL" in event["error"]
         (row,) = np.flatnonzero((shots["chain"] == event["chain"]) & (shots["step"] == event["step"]))
         assert shots["seed"][row] == event["seed"]
         assert shots["retries"][row] == event["attempt"]

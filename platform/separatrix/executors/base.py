@@ -15,6 +15,11 @@ class WorkerExecutor(Executor):
         """Number of workers there are now; 0 when tasks run in the thread that submits them."""
 
     @property
+    def ready(self) -> bool:
+        """Whether the workers have loaded what they need; a task would wait until then."""
+        return True
+
+    @property
     @abstractmethod
     def busy(self) -> int:
         """Number of workers at work now."""

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-from collections import deque
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker, spawn
-from multiprocessing.connection import wait
+from multiprocessing import Pipe, resource_tracker, spawn
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.reduction import ForkingPickler
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from separatrix.executors.base import WorkerExecutor
+
+_Task = tuple[Future[Any], tuple[Any, ...]]
 
 
 class ProcessExecutor(WorkerExecutor):
     """Worker processes that fail one by one.
 
-    Each worker is a pool of its own, so that a process that dies (out of memory, killed) takes only its own task
-    with it: that future raises ``BrokenExecutor`` and the worker is replaced. Workers are spawned, never forked,
-    and end by themselves within a second when this process dies, however it dies. They do not run the main script:
-    tasks and initializers are functions of modules that can be imported. Interrupts and polite requests to terminate
-    are blocked in them: terminals, ``timeout`` and batch systems send those to a whole group of processes, and this
-    process alone decides what becomes of its workers.
+    Each worker has a pipe and a thread here that hands it one task after the other, so that a process that dies (out
+    of memory, killed) takes only its own task with it: that future raises ``BrokenExecutor`` and the worker is
+    replaced. Workers are spawned at once, never forked, and end by themselves within a second when this process dies,
+    however it dies. They do not run the main script: tasks and initializers are functions of modules that can be
+    imported. Interrupts and polite requests to terminate are blocked in them: terminals, ``timeout`` and batch systems
+    send those to a whole group of processes, and this process alone decides what becomes of its workers.
 
     Parameters
     ----------
     workers : number of processes
-    initializer : called once in each new worker
+    initializer : called once in each new worker; the tasks of one where it fails raise ``BrokenExecutor``
     initargs : one tuple of arguments for each worker
     """
 
@@ -42,35 +47,31 @@ class ProcessExecutor(WorkerExecutor):
         initializer: Callable[..., None] | None = None,
         initargs: Callable[[int], tuple[Any, ...]] = lambda worker: (),
     ) -> None:
-        self._initializer, self._initargs = initializer, initargs
-        self._lock = threading.RLock()
-        self._waiting: deque[tuple[Future[Any], tuple[Any, ...]]] = deque()
-        self._pools = [self._new_pool(worker) for worker in range(workers)]
-        self._idle = list(range(workers))
+        self._lock = threading.Lock()
         self._closed = False
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._workers = [_Worker(self._tasks, initializer, initargs(worker)) for worker in range(workers)]
+        atexit.register(self._abandon)
 
-    def warm_up(self) -> Future[Any]:
-        """Start the processes now, not with their first tasks; the future returned ends when the last is ready."""
-        for pool in self._pools[:-1]:
-            pool.submit(int)
-        return self._pools[-1].submit(int)
+    @property
+    def ready(self) -> bool:
+        """Whether every worker has loaded what it needs; a task would wait until then."""
+        return all(worker.ready for worker in self._workers)
 
     @property
     def workers(self) -> int:
         """Number of processes; one that died is replaced at once."""
-        return len(self._pools)
+        return len(self._workers)
 
     @property
     def busy(self) -> int:
         """Number of workers at work now."""
-        with self._lock:
-            return len(self._pools) - len(self._idle)
+        return sum(worker.busy for worker in self._workers)
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """Process numbers of the workers started so far."""
-        with self._lock:
-            return tuple(pid for pool in self._pools for pid in _processes(pool))
+        """Process numbers of the workers that live now."""
+        return tuple(pid for worker in self._workers if (pid := worker.process_id) is not None)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Queue a task; an idle worker takes it at once."""
@@ -80,69 +81,152 @@ class ProcessExecutor(WorkerExecutor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot submit after shutdown")
-            self._waiting.append((future, (fn, *args)))
-        self._dispatch()
+            self._tasks.put((future, (fn, *args)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Stop the workers; with ``wait=False`` their tasks are abandoned and the processes killed."""
         with self._lock:
+            if not self._closed:
+                atexit.unregister(self._abandon)
             self._closed = True
-            if cancel_futures or not wait:
-                for future, _ in self._waiting:
-                    future.cancel()
-                self._waiting.clear()
-            pools = list(self._pools)
-        for pool in pools:
+        if cancel_futures or not wait:
+            with suppress(Empty):
+                while (task := self._tasks.get_nowait()) is not None:
+                    task[0].cancel()
+        for worker in self._workers:
+            self._tasks.put(None)
             if not wait:
-                _kill(pool)
-        for pool in pools:
-            # Waiting takes milliseconds when the process is dead, and must be: a pool still closing down when the
-            # interpreter exits is woken through pipes that it has closed already.
-            pool.shutdown(wait=True, cancel_futures=cancel_futures)
+                worker.kill()
+        for worker in self._workers:
+            worker.join()
 
-    def _new_pool(self, worker: int) -> ProcessPoolExecutor:
-        return _Pool(
-            1,
-            mp_context=_WorkerContext(),
-            initializer=_start_process,
-            initargs=(pickle.dumps((self._initializer, self._initargs(worker))),),
-        )
+    def _abandon(self) -> None:
+        self.shutdown(wait=False)
 
-    def _dispatch(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting or not self._idle:
-                    return
-                future, call = self._waiting.popleft()
-                if not future.set_running_or_notify_cancel():
-                    continue
-                worker = self._idle.pop(0)
-                pool = self._pools[worker]
-            try:
-                inner = pool.submit(*call)
-            except RuntimeError as error:  # the worker broke, or was shut down meanwhile
-                self._finish(worker, future, None, error)
-                continue
-            if self._closed:
-                _kill(pool)  # `shutdown` may have looked before there was a process
-            inner.add_done_callback(lambda done, w=worker, f=future: self._done(w, f, done))  # type: ignore[misc]
 
-    def _done(self, worker: int, future: Future[Any], inner: Future[Any]) -> None:
-        error = inner.exception()
-        self._finish(worker, future, None if error else inner.result(), error)
+class _Worker:
+    """One process, and the thread that hands it tasks.
 
-    def _finish(self, worker: int, future: Future[Any], result: Any, error: BaseException | None) -> None:
-        """Free the worker first, then hand over the result: the next task starts before anyone looks at this one."""
+    The pipe's other end is closed here, so that the death of the process is noticed whatever it was doing, be it
+    in the middle of a result.
+    """
+
+    def __init__(
+        self, tasks: SimpleQueue[_Task | None], initializer: Callable[..., None] | None, arguments: tuple[Any, ...]
+    ) -> None:
+        self.ready = False  # its first process can work, or has failed
+        self.busy = False
+        self._tasks = tasks
+        # Pickled here, so that the modules it needs, seconds of work, are loaded by the thread of tasks there.
+        self._initializer = pickle.dumps((initializer, arguments))
+        self._lock = threading.Lock()
+        self._closed = False
+        self._problem = ""
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+        self._thread = threading.Thread(target=self._serve, name="worker process", daemon=True)
+        self._thread.start()
+
+    @property
+    def process_id(self) -> int | None:
+        """Number of the process, None while there is none."""
+        process = self._process
+        return None if process is None else process.pid
+
+    def kill(self) -> None:
+        """End the process at once, and let there be no other."""
         with self._lock:
-            if isinstance(error, BrokenExecutor) and not self._closed:
-                self._pools[worker] = self._new_pool(worker)
-            self._idle.append(worker)
-        self._dispatch()
+            self._closed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def join(self) -> None:
+        """Wait for the thread, which waits for the process."""
+        if self._thread is not threading.current_thread():  # a task's callback may shut down
+            self._thread.join()
+
+    def _serve(self) -> None:
+        self._start()
+        self.ready = True
+        while (task := self._tasks.get()) is not None:
+            future, call = task
+            if future.set_running_or_notify_cancel():
+                self.busy = True
+                error, result = self._ask(call)
+                self.busy = False
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+                del error, result
+                if self._pipe is None:
+                    self._start()
+            del task, future, call  # they may be large, and the next may be long in coming
+        self._end()
+
+    def _start(self) -> None:
+        """Start a process and wait until it is ready; without a pipe afterwards, ``_problem`` says why."""
+        ours, theirs = Pipe()
+        process = _WorkerContext().Process(target=_work, args=(theirs, self._initializer))
+        with self._lock:
+            if not self._closed:
+                process.start()
+                self._process = process
+        theirs.close()
+        self._pipe = ours
+        error, _ = self._receive(ours)
         if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+            self._end()
+            self._problem = f"the worker process could not start: {type(error).__name__}: {error}"
+
+    def _ask(self, call: tuple[Any, ...]) -> tuple[BaseException | None, Any]:
+        """Have the process work; return the error or the result."""
+        if self._pipe is None:
+            self._start()
+        if self._pipe is None:
+            return BrokenExecutor(self._problem), None
+        try:
+            request = ForkingPickler.dumps(call)
+        except Exception as error:  # noqa: BLE001 - whatever the task's arguments raise
+            return error, None
+        with suppress(OSError):  # if it is gone, reading will tell
+            self._pipe.send_bytes(request)
+        return self._receive(self._pipe)
+
+    def _receive(self, pipe: Connection) -> tuple[BaseException | None, Any]:
+        try:
+            answer = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return BrokenExecutor(f"the worker process ended {_how(self._end())} before its task did"), None
+        try:
+            error, result = pickle.loads(answer)  # noqa: S301 - from our own process
+        except Exception as problem:  # noqa: BLE001 - whatever the result raises
+            return problem, None
+        return error, result
+
+    def _end(self) -> int | None:
+        """Close the pipe, which ends a process that lives; return its exit code, None if there was none."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return None
+        process.join()
+        code: int | None = process.exitcode
+        process.close()
+        return code
+
+
+def _how(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"with exit code {code}"
+    try:
+        return f"by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"by signal {-code}"
 
 
 YIELDING: Final = 15
@@ -153,28 +237,6 @@ def yield_to_workers() -> None:
     """Have this process leave the processor to those that sample, where the system knows how."""
     with suppress(OSError, AttributeError):
         os.nice(YIELDING)
-
-
-class _Pool(ProcessPoolExecutor):
-    """A pool of one process whose death is noticed even while it hands over a result.
-
-    Python keeps the writing end of the pipe of results open in this process too: the rest of a half-written result
-    would be waited for for ever.
-    """
-
-    def _spawn_process(self) -> None:
-        super()._spawn_process()  # type: ignore[misc]
-        self._result_queue._writer.close()  # type: ignore[attr-defined]  # noqa: SLF001 - the process has its own
-
-
-def _processes(pool: ProcessPoolExecutor) -> dict[int, multiprocessing.Process]:
-    # Python has no public way to learn the processes of a pool before 3.14, where they can be ended through it.
-    return dict(pool._processes or {})  # noqa: SLF001
-
-
-def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in _processes(pool).values():
-        process.kill()
 
 
 class _WorkerProcess(SpawnProcess):
@@ -231,18 +293,47 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_process(initializer: bytes) -> None:
-    """Prepare a worker process.
-
-    The initializer comes pickled, so that the modules it needs, seconds of work, are loaded under the eyes of the
-    thread that ends this process with its parent.
-    """
+def _work(pipe: Connection, initializer: bytes) -> None:
+    """Prepare this worker process and do what comes through the pipe until it is closed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    initialize, arguments = pickle.loads(initializer)  # noqa: S301 - from the parent process, which sent all else so too
+    if not _answer(pipe, initializer, _initialize):
+        return
+    with suppress(EOFError, OSError):
+        while True:
+            _answer(pipe, pipe.recv_bytes(), _call)
+
+
+def _answer(pipe: Connection, request: bytes, work: Callable[[bytes], Any]) -> bool:
+    """Send back the error or the result of some work; return whether it went well."""
+    try:
+        answer, well = ForkingPickler.dumps((None, work(request))), True
+    except BaseException as error:  # noqa: BLE001 - sent to whoever asked
+        error.add_note("".join(traceback.format_exception(error)))
+        answer, well = _dumped(error), False
+    pipe.send_bytes(answer)
+    return well
+
+
+def _dumped(error: BaseException) -> Any:
+    try:
+        answer = ForkingPickler.dumps((error, None))
+        pickle.loads(answer)  # noqa: S301 - many exceptions can be pickled but not read back
+    except Exception:  # noqa: BLE001
+        return ForkingPickler.dumps((RuntimeError(f"{type(error).__name__}: {error}"), None))
+    return answer
+
+
+def _initialize(pickled: bytes) -> None:
+    initialize, arguments = pickle.loads(pickled)  # noqa: S301 - from the parent process, which sent all else so too
     if initialize is not None:
         initialize(*arguments)
+
+
+def _call(pickled: bytes) -> Any:
+    fn, *arguments = pickle.loads(pickled)  # noqa: S301 - from the parent process
+    return fn(*arguments)
 
 
 def _end_with(sentinel: int) -> None:
