@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, Self
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from separatrix.errors import ColumnMismatchError, StoreError
+from separatrix.threads import single_thread
 
 WIDTHS: Final = (24, 12)
 """Units of the hidden layers, from the descriptors down. Wider and deeper pyramids were no better on landscapes."""
@@ -26,23 +26,6 @@ FORMAT: Final = "separatrix-committor-1"
 """Name and version of the layout written by ``Committor.to_bytes``."""
 
 _ROWS_AT_ONCE: Final = 65_536
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Run torch on one thread inside the block, then give the threads back.
-
-    The arrays are small: more threads cost more than they bring, and the order of sums would depend on their number.
-    """
-    n_threads = torch.get_num_threads()
-    if n_threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def evaluate(weights: Sequence[Tensor], inputs: Tensor) -> Tensor:

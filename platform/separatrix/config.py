@@ -98,6 +98,23 @@ NOTHING_MOVES = (
 )
 
 
+class SymmetryFunctionsConfig(_Section):
+    """How the solvent is arranged around some atoms: symmetry functions G2 and G5 for each element of the solvent."""
+
+    centers: str | list[int] = _field(
+        ..., "", "Atoms in the middle: a selection in MDTraj's language, such as element Li, or atoms counted from 0."
+    )
+    neighbors: str | list[int] = _field(
+        "water", "", "Atoms around them, a selection or a list too; each element has functions of its own."
+    )
+    r_s: list[Annotated[float, Field(ge=0)]] = _field(
+        [0.25, 0.4, 0.55, 0.7, 0.85], "nm", "Distances from the centre that are looked at.", min_length=1
+    )
+    r_cutoff: float = _field(
+        1.0, "nm", "Distance beyond which nothing is seen; at most half the shortest width of the box.", ge=0.2
+    )
+
+
 class DescriptorsConfig(_Section):
     """What the committor network sees."""
 
@@ -106,6 +123,9 @@ class DescriptorsConfig(_Section):
     )
     internal_coordinates: Literal["none", "rotatable", "all"] = _field(
         "none", "", "Distances, angles and dihedrals over the bond graph: one dihedral per rotatable bond, or all."
+    )
+    symmetry_functions: list[SymmetryFunctionsConfig] = _field(
+        [], "", "How the solvent is arranged around some atoms: symmetry functions G2 and G5."
     )
 
 
@@ -234,6 +254,13 @@ class RunConfig(_Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
+_RECORDS: Mapping[str, type[_Section]] = {"extra": ExtraParticles, "symmetry_functions": SymmetryFunctionsConfig}
+"""Lists of tables."""
+
+_ALTERNATIVES = frozenset({*_SYSTEMS, "str", "list[int]"})
+"""What pydantic puts into the place of an error where several types are allowed, and nobody wrote."""
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file into plain data.
 
@@ -296,7 +323,7 @@ def _literal(text: str) -> Any:
 
 def _first_problem(model: type[BaseModel], data: Any, error: ValidationError, where: str) -> str:
     problem = error.errors(include_url=False)[0]
-    names = [str(part) for part in problem["loc"] if part not in _SYSTEMS]
+    names = [str(part) for part in problem["loc"] if part not in _ALTERNATIVES]
     key = ".".join(names)
     match problem["type"]:
         case "extra_forbidden":
@@ -318,8 +345,8 @@ def _known_keys(model: type[BaseModel], data: Any, names: list[str]) -> list[str
     for name in names:
         if name == "system" and current is RunConfig:
             current = _SYSTEMS[_system_tag(data.get("system", {}))]
-        elif name == "extra":
-            current = ExtraParticles
+        elif name in _RECORDS:
+            current = _RECORDS[name]
         elif not name.isdigit():
             current = current.model_fields[name].annotation
     return list(current.model_fields)

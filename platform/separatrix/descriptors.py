@@ -1,7 +1,8 @@
 """Descriptors: the named feature columns the committor network sees, each of order one.
 
 A dihedral enters as the pair (1 + sin)/2 and (1 + cos)/2, an angle as (1 + cos)/2, everything else as it is (distances
-in nm). Internal coordinates are laid over the bond graph (Jung, Covino & Hummer, arXiv:1901.04595).
+in nm). Internal coordinates are laid over the bond graph (Jung, Covino & Hummer, arXiv:1901.04595). Symmetry functions
+tell how the solvent is arranged.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from separatrix.collective_variables import KINDS, Columns, parse_definition
 from separatrix.errors import ConfigError, ExpressionError
 from separatrix.expressions import parse_call, suggestion
 from separatrix.records import Float32Array
+from separatrix.symmetry_functions import SymmetryFunctions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Descriptors:
     bonds : pairs of atoms; the covalent bonds the internal coordinates follow
     atom_names : one per atom, such as ``ALA2-CA``
     n_atoms : number of atoms
+    symmetry_functions : of the solvent, None for none; their columns are the last
 
     Attributes
     ----------
@@ -48,6 +52,7 @@ class Descriptors:
     groups : for each column the quantity it belongs to; both columns of a dihedral share one
     definitions : for each column the definition of that quantity, such as ``dihedral(4, 6, 8, 14)``
     forms : for each column ``sin`` for (1 + sin)/2, ``cos`` for (1 + cos)/2, or nothing for the quantity as it is
+    units : for each column its unit, empty without one
 
     Raises
     ------
@@ -69,6 +74,7 @@ class Descriptors:
         bonds: Sequence[tuple[int, int]],
         atom_names: Sequence[str],
         n_atoms: int,
+        symmetry_functions: SymmetryFunctions | None = None,
     ) -> None:
         if len(atom_names) != n_atoms:
             raise ValueError(f"expected {n_atoms} atom names, got {len(atom_names)}")
@@ -82,8 +88,9 @@ class Descriptors:
             label = " ".join([title, *_labels(atom_names, atoms)])
             definition = f"{kind}({', '.join(map(str, atoms))})"
             quantities.setdefault(_key(kind, (atoms,)), _Quantity(kind=kind, label=label, definition=definition))
-        if not quantities:
-            raise ConfigError("descriptors: expected columns, internal_coordinates or both, got neither")
+        if not (quantities or symmetry_functions):
+            raise ConfigError("descriptors: expected columns, internal_coordinates or symmetry_functions, got none")
+        self.symmetry_functions = symmetry_functions
         self._lay_out(list(quantities.values()), n_atoms)
 
     def array(self, positions: ArrayLike, box: ArrayLike | None) -> Float32Array:
@@ -103,15 +110,22 @@ class Descriptors:
         ValueError
             If a shape is another.
         """
-        return self._columns.descriptors(positions, box)
+        own = self._columns.descriptors(positions, box)
+        if self.symmetry_functions is None:
+            return own
+        return np.concatenate([own, self.symmetry_functions.array(positions, box)], axis=1)
 
     def _lay_out(self, quantities: Sequence[_Quantity], n_atoms: int) -> None:
         self._columns = Columns({f"q{index}": item.definition for index, item in enumerate(quantities)}, n_atoms)
         features = [(form, quantities[source]) for source, form in self._columns.descriptor_forms]
-        self.names: tuple[str, ...] = tuple(f"{form} {quantity.label}".lstrip() for form, quantity in features)
-        self.groups: tuple[str, ...] = tuple(quantity.label for _, quantity in features)
-        self.definitions: tuple[str, ...] = tuple(quantity.definition for _, quantity in features)
-        self.forms: tuple[str, ...] = tuple(form for form, _ in features)
+        solvent = self.symmetry_functions
+        names, definitions = ((), ()) if solvent is None else (solvent.names, solvent.definitions)
+        plain = ("",) * len(names)
+        self.names: tuple[str, ...] = (*(f"{form} {item.label}".lstrip() for form, item in features), *names)
+        self.groups: tuple[str, ...] = (*(item.label for _, item in features), *names)
+        self.definitions: tuple[str, ...] = (*(item.definition for _, item in features), *definitions)
+        self.forms: tuple[str, ...] = (*(form for form, _ in features), *plain)
+        self.units: tuple[str, ...] = (*("" if form else KINDS[item.kind].unit for form, item in features), *plain)
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
             raise ConfigError(f"descriptors: two columns would both be called {repeated[0]!r}; rename one")

@@ -14,6 +14,7 @@ from separatrix.errors import ConfigError, StateOverlapError
 from separatrix.kernels import Measure
 from separatrix.records import Atoms, Float32Array, FloatArray, Snapshot
 from separatrix.states import States
+from separatrix.symmetry_functions import SymmetryFunctions
 
 _N_PROBES = 20_000
 
@@ -95,6 +96,7 @@ class Observables:
             raise ConfigError('collective_variables: expected at least one, such as phi = "dihedral(4, 6, 8, 14)"')
         self.columns = Columns(config.collective_variables, n_atoms)
         self.states = States(config.states, self.columns.names)
+        solvent = config.descriptors.symmetry_functions
         self.descriptors = Descriptors(
             columns=config.descriptors.columns,
             internal_coordinates=config.descriptors.internal_coordinates,
@@ -102,6 +104,7 @@ class Observables:
             bonds=atoms.bonds,
             atom_names=atoms.names,
             n_atoms=n_atoms,
+            symmetry_functions=SymmetryFunctions(solvent, atoms) if solvent else None,
         )
 
     @property
@@ -144,10 +147,12 @@ class Observables:
         Raises
         ------
         ConfigError
-            Naming the state and the collective variables of its start.
+            Naming the state and the collective variables of its start, or a cut-off that is too long for the box.
         StateOverlapError
             Naming both states and a point in both.
         """
+        if self.descriptors.symmetry_functions is not None:
+            self.descriptors.symmetry_functions.check_boxes(starts.values())
         names = self.states.names
         values = {name: self.cvs_of(start) for name, start in starts.items()}
         if self._own_starts:

@@ -101,6 +101,8 @@ class Shooter:
         system_xml = (spec.run / "system" / "system.xml").read_text()
         engine = Engine(system_xml, config, spec.platform, spec.properties)
         observables = Observables(config, read_atoms(spec.run / "system" / "topology.pdb"))
+        nothing = np.zeros((0, observables.n_atoms, 3), dtype=np.float32)
+        observables.features(nothing, None)  # loads what descriptors need, so that no shot has to wait for it
         return cls(engine, observables, config.sampling.max_frames, spec.run)
 
     def shoot(self, task: ShotTask) -> ShotOutcome:

@@ -24,18 +24,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from separatrix.committor import (
-    WIDTHS,
-    Committor,
-    backpropagate,
-    effective_q,
-    evaluate,
-    probabilities,
-    single_thread,
-)
+from separatrix.committor import WIDTHS, Committor, backpropagate, effective_q, evaluate, probabilities
 from separatrix.config import CommittorConfig
 from separatrix.errors import ConfigError, DeviceLostError
 from separatrix.records import Float32Array, FloatArray, IntArray
+from separatrix.threads import single_thread
 from separatrix.training_data import TrainingData
 
 BATCH: Final = 512

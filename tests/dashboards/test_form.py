@@ -347,3 +347,18 @@ def test_whatever_is_typed_gives_data_that_can_be_previewed(text):
 
 
 FORM = form_of("hummer-szabo")
+
+
+def test_symmetry_functions_are_rows_of_atoms_and_distances():
+    table = {"centers": "name CA", "neighbors": [4, 5], "r_s": [0.25, 0.4], "r_cutoff": 0.6}
+    data = {**data_of("alanine-dipeptide"), "descriptors": {"symmetry_functions": [table]}}
+    form = ConfigForm(data)
+    assert form.problems == {}
+    assert form.data["descriptors"] == data["descriptors"]
+    assert resolve(tomllib.loads(form.toml)) == resolve(data)
+    centers, neighbors, shells, cutoff = cells(form, "descriptors.symmetry_functions")[0]
+    assert [cell.value for cell in (centers, neighbors, shells, cutoff)] == ["name CA", "4, 5", "0.25, 0.4", "0.6"]
+    centers.value, shells.value = "", "0.25; 0.4"
+    assert centers.helper_text == "Needs a value"
+    assert "valid array" in shells.helper_text
+    assert set(form.problems) == {("descriptors", "symmetry_functions")}

@@ -160,7 +160,7 @@ def test_atoms_of_the_same_name_are_told_apart():
 @pytest.mark.parametrize(
     ("columns", "choice", "error", "message"),
     [
-        ([], "none", ConfigError, "expected columns, internal_coordinates or both, got neither"),
+        ([], "none", ConfigError, "expected columns, internal_coordinates or symmetry_functions, got none"),
         (["phi", "phi"], "none", ConfigError, "descriptors.columns: 'phi' repeats 'phi'"),
         (["phi", "dihedral(14, 8, 6, 4)"], "none", ConfigError, "'dihedral(14, 8, 6, 4)' repeats 'phi'"),
         (["ph"], "none", ExpressionError, "'ph' is no collective variable; did you mean 'phi'?"),

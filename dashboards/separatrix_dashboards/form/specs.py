@@ -16,6 +16,10 @@ _LABELS: Final = {
     "collective_variables": "Collective variables",
     "states": "States",
     "descriptors.columns": "Descriptors, one per line",
+    "centers": "Centre atoms",
+    "neighbors": "Neighbours",
+    "r_s": "Distances",
+    "r_cutoff": "Cut-off",
     "sampling.steps": "Monte Carlo steps",
     "sampling.selector": "Selection of shooting points",
     "sampling.scale": "Width of the selection",
@@ -40,6 +44,7 @@ _HELP: Final = {
 """Where the words of the schema would mislead on a page."""
 
 _KINDS: Final = {"boolean": "check", "integer": "integer", "number": "number", "object": "table"}
+_LISTS: Final = {"string": "lines", "number": "numbers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +107,10 @@ def _section_specs(
 def _spec(
     key: tuple[str, ...], entry: Mapping[str, Any], definitions: Mapping[str, Any], *, required: bool
 ) -> FieldSpec:
-    inner = next((option for option in entry.get("anyOf", ()) if option.get("type") != "null"), entry)
-    kind = _kind(key, inner, optional="anyOf" in entry)
+    options = [option for option in entry.get("anyOf", ()) if option.get("type") != "null"]
+    inner = options[0] if options else entry
+    # Text or a list of numbers: a selection of atoms.
+    kind = "atoms" if len(options) > 1 else _kind(key, inner, optional="anyOf" in entry)
     columns: tuple[FieldSpec, ...] = ()
     if kind == "records":
         columns = tuple(_section_specs((), _referred(inner["items"], definitions), definitions))
@@ -128,7 +135,7 @@ def _kind(key: tuple[str, ...], entry: Mapping[str, Any], *, optional: bool) -> 
     if "enum" in entry or (optional and entry.get("type") == "boolean"):
         return "choice"
     if entry.get("type") == "array":
-        return "records" if "$ref" in entry["items"] else "lines"
+        return "records" if "$ref" in entry["items"] else _LISTS[entry["items"]["type"]]
     if entry.get("type") == "string":
         return {"kind": "fixed", "expression": "expression"}.get(key[-1], "text")
     return _KINDS[entry["type"]]
@@ -174,12 +181,17 @@ def parse_cell(kind: str, text: str) -> Any:
 
     >>> parse_cell("integer", " 1e3 "), parse_cell("number", "0,5"), parse_cell("points", "1, 0, 0")
     (1000, '0,5', [1, 0, 0])
+    >>> parse_cell("atoms", "0, 1"), parse_cell("atoms", "element Li"), parse_cell("numbers", "0.25, 0.4")
+    ([0, 1], 'element Li', [0.25, 0.4])
     """
     stripped = text.strip()
     if not stripped:
         return None
     if kind == "points":
         return _points(stripped)
+    if kind in ("atoms", "numbers"):
+        values = [_number("integer" if kind == "atoms" else "number", part.strip()) for part in stripped.split(",")]
+        return stripped if any(isinstance(value, str) for value in values) else values
     return _number(kind, stripped) if kind in ("integer", "number") else stripped
 
 
@@ -207,6 +219,8 @@ def show_cell(kind: str, value: Any) -> str:
         return ""
     if kind == "points" and isinstance(value, list | tuple):
         return json.dumps(value)[1:-1]
+    if isinstance(value, list | tuple):
+        return ", ".join(show_cell(kind, item) for item in value)
     if isinstance(value, float):
         return f"{value:.8g}"
     return str(value)

@@ -8,12 +8,10 @@ from typing import Final
 
 import sympy
 
-from separatrix.collective_variables import KINDS
 from separatrix.errors import ExportError
 from separatrix.export.files import check_ending, whole
 from separatrix.export.force import openmm_xml
 from separatrix.export.plumed import plumed_input
-from separatrix.expressions import parse_call
 from separatrix.observables import Observables
 from separatrix.reader import Reader
 from separatrix.symbolic import Formula
@@ -128,7 +126,7 @@ def _meanings(reader: Reader, formula: Formula, *, by_column: bool = False) -> M
             descriptors = observables.descriptors
             place = descriptors.names.index(column)
             form, definition = descriptors.forms[place], descriptors.definitions[place]
-            unit = "" if form else KINDS[parse_call(definition).name].unit
+            unit = descriptors.units[place]
             words = f"{_FORMS[form]}{definition}, {f'{unit}, ' if unit else ''}atoms counted from 0"
         else:
             words = "a column of the table"

@@ -9,11 +9,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from separatrix.collective_variables import KINDS
 from separatrix.committor import Committor, evaluate
 from separatrix.errors import ExportError
 from separatrix.export.files import check_ending, whole
-from separatrix.expressions import parse_call
 from separatrix.observables import Observables
 from separatrix.reader import Reader
 
@@ -67,8 +65,7 @@ def metadata(reader: Reader, model: Committor) -> dict[str, Any]:
         if isinstance(observables, Observables):
             form, definition = observables.descriptors.forms[place], observables.descriptors.definitions[place]
             value = f"(1 + {form}(v))/2" if form else "v"
-            unit = "" if form else KINDS[parse_call(definition).name].unit
-            column = {"name": name, "unit": unit, "v": definition, "value": value}
+            column = {"name": name, "unit": observables.descriptors.units[place], "v": definition, "value": value}
         columns.append(column)
     two = model.n_outputs == 1
     outputs = {"q": "logit ln(p_B / (1 - p_B)), (n,) float64", "p_B": f"probability of {model.states[1]}, (n,) float64"}

@@ -58,7 +58,8 @@ def terms_of(reader: Reader, formula: Formula) -> Terms:
     Raises
     ------
     ExportError
-        If the run was made from a table, whose columns nobody can compute, or the formula is a constant.
+        If the run was made from a table, whose columns nobody can compute, or the formula is a constant or has a
+        symmetry function of the solvent.
     """
     observables = reader.observables
     if not isinstance(observables, Observables):
@@ -78,6 +79,12 @@ def terms_of(reader: Reader, formula: Formula) -> Terms:
     columns: list[Column] = []
     by_group: dict[str, str] = {}
     for symbol, column in formula.symbols.items():
+        solvent = descriptors.symmetry_functions
+        if solvent is not None and column in solvent.names:
+            raise ExportError(
+                f"{reader.folder}: the formula of complexity {formula.complexity} has the symmetry function {column}, "
+                "which PLUMED and OpenMM cannot be given; export it as .py or .tex, or name another one with --formula"
+            )
         place = descriptors.names.index(column)
         group, form = descriptors.groups[place], descriptors.forms[place]
         if group not in by_group:

@@ -52,8 +52,9 @@ def resolve(data: Mapping[str, Any], *, where: str = "configuration") -> RunConf
     merged = _merge(entry.defaults(system), data)
     config = RunConfig.from_data(merged, where=where)
     changes: dict[str, Any] = {}
-    if not config.descriptors.columns and config.descriptors.internal_coordinates == "none":
-        changes["descriptors"] = config.descriptors.model_copy(update={"columns": list(config.collective_variables)})
+    chosen = config.descriptors
+    if not (chosen.columns or chosen.symmetry_functions) and chosen.internal_coordinates == "none":
+        changes["descriptors"] = chosen.model_copy(update={"columns": list(config.collective_variables)})
     if config.committor.frames is None:
         overdamped = config.dynamics.integrator == "brownian"
         changes["committor"] = config.committor.model_copy(update={"frames": overdamped})
