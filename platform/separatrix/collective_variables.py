@@ -1,7 +1,7 @@
 """Collective variables: named columns computed from positions.
 
-Distances in nm, angles in degrees, atoms counted from 0. Displacements obey the minimum-image convention; x, y and z
-are positions as they are.
+Distances in nm, angles in degrees, atoms counted from 0 or selected by MDTraj's language. Displacements obey the
+minimum-image convention; x, y and z are positions as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from separatrix import kernels
 from separatrix.errors import ExpressionError
 from separatrix.expressions import Call, is_usable_name, parse_call, suggestion
-from separatrix.records import Float32Array, FloatArray
+from separatrix.records import Atoms, Float32Array, FloatArray
+from separatrix.selection import select
 
 
 def _check_switching(r0: float, n: float, m: float) -> str | None:
@@ -92,6 +93,45 @@ class Definition:
     parameters: tuple[float, ...] = ()
 
 
+def by_index(text: str, atoms: Atoms) -> str:
+    """Return a definition in which atom numbers stand for the selections, such as ``dihedral('name C', 6, 8, 14)``.
+
+    Raises
+    ------
+    ExpressionError
+        If it cannot be read, or a selection gives no atom, or more than one where one is needed.
+    """
+    call = parse_call(text)
+    if not any(isinstance(item, str) for item in call.arguments):
+        return text
+    kind = _kind(call)
+    parts = [str(_selected(call, kind, item, atoms)) for item in call.arguments]
+    parts += [f"{name}={value!r}" for name, value in call.keywords.items()]
+    return f"{call.name}({', '.join(parts)})"
+
+
+def _selected(call: Call, kind: Kind, item: int | tuple[int, ...] | str, atoms: Atoms) -> int | list[int]:
+    """Return what an argument stands for: a list of atoms where the kind takes lists, else one atom."""
+    if not isinstance(item, str):
+        return list(item) if isinstance(item, tuple) else item
+    try:
+        found = select(atoms, item)
+    except ExpressionError as error:
+        raise _wrong(call, str(error)) from None
+    if kind.pairwise:
+        return list(found)
+    if len(found) > 1:
+        names = ", ".join(atoms.names[atom] for atom in found[:3]) + (", ..." if len(found) > 3 else "")
+        raise _wrong(call, f"expected one atom, but {item!r} selects {len(found)} ({names}); narrow it")
+    return found[0]
+
+
+def _kind(call: Call) -> Kind:
+    if call.name not in KINDS:
+        raise _wrong(call, f"unknown kind {call.name!r}{suggestion(call.name, KINDS)}")
+    return KINDS[call.name]
+
+
 def parse_definition(text: str, n_atoms: int) -> Definition:
     """Parse a definition such as ``dihedral(4, 6, 8, 14)``.
 
@@ -101,9 +141,7 @@ def parse_definition(text: str, n_atoms: int) -> Definition:
         For an unknown kind, wrong arguments, or an atom that does not exist.
     """
     call = parse_call(text)
-    if call.name not in KINDS:
-        raise _wrong(call, f"unknown kind {call.name!r}{suggestion(call.name, KINDS)}")
-    kind = KINDS[call.name]
+    kind = _kind(call)
     for keyword in call.keywords:
         if keyword not in kind.parameters:
             raise _wrong(call, f"unknown parameter {keyword!r}; expected {kind.usage}")
@@ -111,6 +149,9 @@ def parse_definition(text: str, n_atoms: int) -> Definition:
     problem = kind.check(**parameters)
     if problem is not None:
         raise _wrong(call, problem)
+    selections = [item for item in call.arguments if isinstance(item, str)]
+    if selections:
+        raise _wrong(call, f"{selections[0]!r} is a selection; expected atom numbers here, where atoms have no names")
     groups: list[tuple[int, ...]] = [item for item in call.arguments if isinstance(item, tuple)]
     atoms = [item for item in call.arguments if isinstance(item, int)]
     if kind.pairwise:
@@ -136,7 +177,8 @@ def _check_atoms(call: Call, atoms: Sequence[int], n_atoms: int) -> None:
 
 
 def _wrong(call: Call, problem: str) -> ExpressionError:
-    return ExpressionError(f"{call.text!r}: {problem}")
+    shown = call.text if len(call.text) <= 120 else f"{call.text[:117]}..."
+    return ExpressionError(f"{shown!r}: {problem}")
 
 
 class Columns:

@@ -190,7 +190,10 @@ class RunConfig(_Section):
 
     system: SystemConfig = Field(..., description="What moves.")
     collective_variables: dict[str, str] = _field(
-        {}, "", 'Named columns, such as phi = "dihedral(4, 6, 8, 14)"; nm and degrees, atoms counted from 0.'
+        {},
+        "",
+        'Named columns, such as phi = "dihedral(4, 6, 8, 14)"; nm and degrees. Atoms are counted from 0, or selected: '
+        "distance('resid 0 and name CA', 'resid 9 and name CA').",
     )
     states: dict[str, str] = _field(
         {},

@@ -24,6 +24,8 @@ from separatrix import kernels
 from separatrix.errors import ExpressionError
 
 MAX_LENGTH: Final = 4000
+MAX_CALL_LENGTH: Final = 1_000_000
+"""Of one call, whose lists may name every water of a box."""
 MAX_DEPTH: Final = 100
 
 _Code = tuple[tuple[int, float], ...]
@@ -91,11 +93,11 @@ def program(expressions: Sequence[Expression]) -> kernels.Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A function call with literal arguments, such as ``coordination([0], [1, 2], r0=0.35)``."""
+    """A function call with literal arguments, such as ``coordination([0], [1, 2], r0=0.35)``; texts are selections."""
 
     text: str
     name: str
-    arguments: tuple[int | tuple[int, ...], ...]
+    arguments: tuple[int | tuple[int, ...] | str, ...]
     keywords: Mapping[str, float]
 
 
@@ -129,7 +131,7 @@ def compile_expression(text: str, names: Sequence[str]) -> Expression:
 
 
 def parse_call(text: str) -> Call:
-    """Parse one function call whose arguments are integers, lists of integers, or named numbers.
+    """Parse one function call whose arguments are integers, lists of integers, quoted texts, or named numbers.
 
     Raises
     ------
@@ -141,8 +143,8 @@ def parse_call(text: str) -> Call:
     >>> parse_call("coordination([0], [1, 2], r0=0.3)").arguments
     ((0,), (1, 2))
     """
-    line = _one_line(text)
-    node = _parse(line)
+    line = _one_line(text, MAX_CALL_LENGTH)
+    node = _parse(line, line)
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         _fail(line, "expected one function call, such as distance(0, 1)")
     keywords: dict[str, float] = {}
@@ -172,10 +174,10 @@ def _fail(text: str, problem: str) -> NoReturn:
     raise ExpressionError(f"expression {shown!r}: {problem}") from None
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, max_length: int = MAX_LENGTH) -> str:
     line = " ".join(text.split())
-    if len(line) > MAX_LENGTH:
-        _fail(line, f"too long: {len(line)} characters, at most {MAX_LENGTH} are allowed")
+    if len(line) > max_length:
+        _fail(line, f"too long: {len(line)} characters, at most {max_length} are allowed")
     if not line:
         _fail(line, f"empty; {_ALLOWED}")
     if "#" in line:
@@ -195,11 +197,12 @@ def _shown(line: str, node: ast.AST) -> str:
     return repr(part if len(part) <= 40 else part[:37] + "...")
 
 
-def _parse(line: str) -> ast.expr:
+def _parse(line: str, source: str | None = None) -> ast.expr:
+    """Return the syntax tree of a line, or of what stands for it where ^ is no power."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(_source(line), mode="eval").body
+            return ast.parse(_source(line) if source is None else source, mode="eval").body
     except (RecursionError, MemoryError):
         _fail(line, f"nested too deeply; at most {MAX_DEPTH} levels are allowed")
     except (SyntaxError, ValueError) as error:
@@ -222,7 +225,9 @@ def _literal_number(line: str, node: ast.expr) -> int | float:
     return sign * value
 
 
-def _literal_argument(line: str, node: ast.expr) -> int | tuple[int, ...]:
+def _literal_argument(line: str, node: ast.expr) -> int | tuple[int, ...] | str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
     elements = node.elts if isinstance(node, ast.List) else [node]
     numbers = [_literal_number(line, element) for element in elements]
     whole = tuple(number for number in numbers if isinstance(number, int))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from separatrix.collective_variables import Columns
+from separatrix.collective_variables import Columns, by_index
 from separatrix.config import RunConfig
 from separatrix.descriptors import Descriptors
-from separatrix.errors import ConfigError, StateOverlapError
+from separatrix.errors import ConfigError, ExpressionError, StateOverlapError
 from separatrix.kernels import Measure
 from separatrix.records import Atoms, Float32Array, FloatArray, Snapshot
 from separatrix.states import States
@@ -80,7 +80,11 @@ class Observables:
     Parameters
     ----------
     config : the resolved configuration
-    atoms : names and bonds of the system
+    atoms : of the system
+
+    Attributes
+    ----------
+    definitions : the collective variables by name, with atom numbers in the place of selections
 
     Raises
     ------
@@ -94,13 +98,20 @@ class Observables:
         self._own_path = config.seeding.trajectory is not None
         if not config.collective_variables:
             raise ConfigError('collective_variables: expected at least one, such as phi = "dihedral(4, 6, 8, 14)"')
-        self.columns = Columns(config.collective_variables, n_atoms)
+        self.definitions = {
+            name: _by_index(text, atoms, f"collective variable {name!r}")
+            for name, text in config.collective_variables.items()
+        }
+        self.columns = Columns(self.definitions, n_atoms)
         self.states = States(config.states, self.columns.names)
         solvent = config.descriptors.symmetry_functions
         self.descriptors = Descriptors(
-            columns=config.descriptors.columns,
+            columns=[
+                column if column in self.definitions else _by_index(column, atoms, "descriptors.columns")
+                for column in config.descriptors.columns
+            ],
             internal_coordinates=config.descriptors.internal_coordinates,
-            cvs=config.collective_variables,
+            cvs=self.definitions,
             bonds=atoms.bonds,
             atom_names=atoms.names,
             n_atoms=n_atoms,
@@ -210,3 +221,12 @@ class Observables:
     def _describe(self, values: FloatArray) -> str:
         pairs = zip(self.columns.names, values, self.columns.units, strict=True)
         return ", ".join(f"{name} = {value:.4g} {unit}".rstrip() for name, value, unit in pairs)
+
+
+def _by_index(text: str, atoms: Atoms, where: str) -> str:
+    if "'" not in text and '"' not in text:  # nothing is selected; what is wrong is told when it is used
+        return text
+    try:
+        return by_index(text, atoms)
+    except ExpressionError as error:
+        raise ExpressionError(f"{where}: {error}") from None

@@ -248,8 +248,7 @@ def _run_hot(search: _Search, temperature: float, n_frames: int) -> None:
 def _run_steered(search: _Search, n_frames: int) -> None:
     """Pull the collective variables from their values in the first state to those in each other one."""
     observables = search.observables
-    texts = search.config.collective_variables.values()
-    definitions = [parse_definition(text, observables.n_atoms) for text in texts]
+    definitions = [parse_definition(text, observables.n_atoms) for text in observables.definitions.values()]
     steerable = [i for i, definition in enumerate(definitions) if definition.name in _STRENGTHS]
     if not steerable:
         return

@@ -650,6 +650,31 @@ MISTAKES = {
 }
 
 
+_SELECTED = ("--system", "alanine-dipeptide", "--set")
+MISTAKES |= {
+    "selection of several atoms": (
+        (*_SELECTED, "collective_variables.phi=\"distance('name C', 3)\""),
+        [
+            "collective variable 'phi'",
+            "expected one atom, but 'name C' selects 3 (ACE1-C, ALA2-C, NME3-C)",
+            "narrow it",
+        ],
+    ),
+    "selection of nothing": (
+        (*_SELECTED, "collective_variables.phi=\"distance('resid 4', 3)\""),
+        ["collective variable 'phi'", "'resid 4'", "selects no atom", "resid counts them from 0 to 2"],
+    ),
+    "hostile selection": (
+        (*_SELECTED, "collective_variables.phi=\"distance('name (lambda: 1)()', 3)\""),
+        ["collective variable 'phi'", "is not allowed"],
+    ),
+    "selection as a column": (
+        (*_SELECTED, "descriptors.columns=[\"distance('protein', 3)\"]"),
+        ["descriptors.columns", "expected one atom, but 'protein' selects 22 (ACE1-CH3, ACE1-H1, ACE1-H2, ...)"],
+    ),
+}
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("command", ["new", "run"])
 def test_a_mistake_is_told_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, command, mistake):

@@ -269,3 +269,22 @@ def test_states_without_any_start_need_a_path(tmp_path):
     assert [path[[0, -1], 0, 0] for path, _ in paths] == [pytest.approx([-0.6, 0.6], abs=0.04)] * 3
     status = Session.open(tmp_path / "run").run(4, workers=0, platform="Reference", progress=False)
     assert status.steps == 4
+
+
+# -- columns by selection ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_by_selections_is_the_run_by_numbers(tmp_path):
+    at = "resid {} and name {}".format
+    phi = f"dihedral('{at(0, 'C')}', '{at(1, 'N')}', '{at(1, 'CA')}', '{at(1, 'C')}')"
+    psi = f"dihedral('{at(1, 'N')}', '{at(1, 'CA')}', '{at(1, 'C')}', '{at(2, 'N')}')"
+    shots = []
+    for name, cvs in (("numbers", {}), ("selections", {"phi": phi, "psi": psi})):
+        data = {**ALANINE, "seeding": {"temperature": 1200.0}, "descriptors": {"columns": ["phi", "distance(4, 16)"]}}
+        if cvs:
+            data |= {"collective_variables": cvs}
+            data["descriptors"] = {"columns": ["phi", f"distance('{at(0, 'C')}', '{at(2, 'N')}')"]}
+        session = Session.create(tmp_path / name, data)
+        session.run(2, workers=0, platform="Reference", progress=False)
+        shots.append(Session.open(tmp_path / name).reader.frames)
+    assert shots[0].identical(shots[1])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from openmm import app
 
 from separatrix import selection
+from separatrix.collective_variables import by_index, parse_definition
 from separatrix.engine import atoms_of, read_atoms
 from separatrix.errors import ExpressionError
 from separatrix.selection import select
@@ -173,3 +174,39 @@ def test_what_mdtraj_made_of_it_is_checked_too(monkeypatch):
     for text in ("name atom", "resid re"):
         with pytest.raises(ExpressionError, match="not allowed"):
             select(ALANINE, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dihedral(4, 6, 8, 14)", "dihedral(4, 6, 8, 14)"),
+        (
+            "dihedral('resid 0 and name C', 'resid 1 and name N', 'resid 1 and name CA', 'resid 1 and name C')",
+            "dihedral(4, 6, 8, 14)",
+        ),
+        ("distance(3, 'resid 2 and name N')", "distance(3, 16)"),
+        ("coordination('element O', [0, 3], r0=0.5, n=8)", "coordination([5, 15], [0, 3], r0=0.5, n=8)"),
+        ("coordination('name =~ \"^C$\"', 'index 1')", "coordination([4, 14, 18], [1])"),
+    ],
+)
+def test_definitions_by_selection_become_definitions_by_number(text, expected):
+    assert by_index(text, ALANINE) == expected
+    assert parse_definition(expected, 22)
+
+
+def test_every_water_of_a_large_box_may_be_counted():
+    numbers = ", ".join(map(str, range(1, 3000)))
+    assert len(parse_definition(f"coordination([0], [{numbers}])", 3000).terms) == 2999
+
+
+@pytest.mark.parametrize(
+    "text", ["distance(0, 'a' + 'b')", "distance(0, f'{print()}')", "distance(0, b'a')", "angle('a')"]
+)
+def test_only_plain_quoted_text_is_a_selection(text):
+    with pytest.raises(ExpressionError):
+        by_index(text, ALANINE)
+
+
+def test_without_names_of_atoms_a_selection_is_refused():
+    with pytest.raises(ExpressionError, match="is a selection"):
+        parse_definition("distance(0, 'name CA')", 22)

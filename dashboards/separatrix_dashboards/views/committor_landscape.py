@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from separatrix.collective_variables import parse_definition
 from separatrix.errors import SeparatrixError
 from separatrix.estimates import Grid, landscape_committor, landscape_energy, landscape_window
+from separatrix.observables import Observables
 from separatrix.systems import build_system
 from separatrix.units import thermal_energy
 from separatrix_dashboards.feeds import Feed
@@ -86,10 +87,10 @@ def _landscape(feed: Feed) -> Landscape | None:
 
 def coordinate(feed: Feed, name: str) -> tuple[int, int] | None:
     """Return (particle, axis) of a collective variable that is a plain coordinate, else None."""
-    if feed.snapshot.config.table is not None:
+    observables = feed.reader.observables
+    if not isinstance(observables, Observables):
         return None
-    text = feed.snapshot.config.collective_variables[name]
-    definition = parse_definition(text, feed.reader.observables.n_atoms)
+    definition = parse_definition(observables.definitions[name], observables.n_atoms)
     return (definition.terms[0][0], "xyz".index(definition.name)) if definition.name in ("x", "y", "z") else None
 
 
