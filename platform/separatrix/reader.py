@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import mdtraj
 import numpy as np
@@ -24,6 +24,9 @@ from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
 from separatrix.rows import outcome_counts, restore_status
 from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, Validations, is_locked, read_result
 from separatrix.training_data import TrainingData, build_training_data
+
+_MOST_SHOWN: Final = 30
+"""Names in one message."""
 
 
 class Reader:
@@ -67,8 +70,8 @@ class Reader:
         ):
             if tuple(given) != tuple(stored):
                 raise StoreError(
-                    f"{where}: expected the {what} this run was made with ({', '.join(stored)}), "
-                    f"found {', '.join(given)}; a run's configuration is fixed: undo the change, or make a new run"
+                    f"{where}: expected the {what} this run was made with ({_few(stored, given)}), "
+                    f"found {_few(given, stored)}; a run's configuration is fixed: undo the change, or make a new run"
                 )
 
     @property
@@ -217,7 +220,7 @@ class Reader:
         Parameters
         ----------
         positions_nm : (n, n_atoms, 3), nm
-        box : (n, 3, 3), nm, or None without periodic boundaries
+        box : (n, 3, 3), nm, for a periodic system; by default that of the configurations it was started from
 
         Raises
         ------
@@ -233,8 +236,14 @@ class Reader:
         n_atoms = self.observables.n_atoms
         if positions.ndim != 3 or positions.shape[1:] != (n_atoms, 3):
             raise ValueError(f"expected positions of shape (n, {n_atoms}, 3) nm, got {positions.shape}")
-        vectors = None if box is None else np.asarray(box, dtype=np.float32)
+        vectors = self._own_box(len(positions)) if box is None else np.asarray(box, dtype=np.float32)
         return self.predict(self.observables.features(positions, vectors))
+
+    def _own_box(self, n_frames: int) -> FloatArray | None:
+        """Return the box of the run's starts for each of some frames, None without periodic boundaries."""
+        starts = self._store.starts()
+        box = next(iter(starts.values())).box if starts else None
+        return None if box is None else np.repeat(box[None], n_frames, axis=0)
 
     def predict(self, features: ArrayLike) -> FloatArray:
         """Return p_B (n,) of descriptors (n, d) in the order of ``frames["feature"]``, by the newest model."""
@@ -361,6 +370,14 @@ class Reader:
         """Return the raw columns of ``shots`` or ``frames``, read-only, fetching only the rows that are new."""
         self._store.refresh()
         return self._tables[table].columns()
+
+
+def _few(names: Sequence[str], others: Sequence[str]) -> str:
+    """Return names in a line; of very many, those that the others lack, and their number."""
+    if len(names) <= _MOST_SHOWN:
+        return ", ".join(names)
+    lacking = sorted(set(names) - set(others), key=names.index)[:3]
+    return f"{len(names):,}" + (f", among them {', '.join(lacking)}" if lacking else " in another order")
 
 
 def _read_config(file: Path) -> RunConfig:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from openmm import app
@@ -363,3 +364,12 @@ sys.exit(10 + ("torch" in sys.modules))
 """
     code = code.replace("FUNCTIONS", str(functions))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 10 + functions
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device")
+@pytest.mark.parametrize("box", [None, BOX], ids=["droplet", "box"])
+def test_a_gpu_gives_what_the_processor_gives(box):
+    frames = scattered(15, n_frames=40)
+    boxes = None if box is None else np.repeat(box[None], 40, axis=0)
+    on_gpu = SymmetryFunctions([SymmetryFunctionsConfig(centers="symbol Li Cl")], ATOMS, "cuda")
+    np.testing.assert_allclose(on_gpu.array(frames, boxes), FUNCTIONS.array(frames, boxes), rtol=COARSE, atol=COARSE)
