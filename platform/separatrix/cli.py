@@ -102,6 +102,13 @@ def run_(  # noqa: PLR0913 - a command has as many parameters as options
     learner_device: Annotated[
         str, typer.Option("--learner-device", help="Where the committor is trained: cpu, cuda or cuda:N.")
     ] = "cpu",
+    descriptor_device: Annotated[
+        str,
+        typer.Option(
+            "--descriptor-device",
+            help="Where workers compute symmetry functions: cpu, or cuda for the GPU that each simulates on.",
+        ),
+    ] = "cpu",
     system: SystemOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -117,6 +124,7 @@ def run_(  # noqa: PLR0913 - a command has as many parameters as options
         workers_per_device=workers_per_device,
         precision=precision,
         learner_device=learner_device,
+        descriptor_device=descriptor_device,
     )
     check_resources(resources)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

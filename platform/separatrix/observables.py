@@ -81,6 +81,7 @@ class Observables:
     ----------
     config : the resolved configuration
     atoms : of the system
+    device : of torch, where symmetry functions are computed
 
     Attributes
     ----------
@@ -92,7 +93,7 @@ class Observables:
         If an expression is wrong or a required table is empty.
     """
 
-    def __init__(self, config: RunConfig, atoms: Atoms) -> None:
+    def __init__(self, config: RunConfig, atoms: Atoms, device: str = "cpu") -> None:
         self.n_atoms = n_atoms = len(atoms.names)
         self._own_starts = config.system.kind == "potential"
         self._own_path = config.seeding.trajectory is not None
@@ -115,7 +116,7 @@ class Observables:
             bonds=atoms.bonds,
             atom_names=atoms.names,
             n_atoms=n_atoms,
-            symmetry_functions=SymmetryFunctions(solvent, atoms) if solvent else None,
+            symmetry_functions=SymmetryFunctions(solvent, atoms, device) if solvent else None,
         )
 
     @property

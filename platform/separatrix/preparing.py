@@ -46,10 +46,12 @@ def check_resources(resources: Resources) -> None:
         there = ", ".join(f"{len(devices_of(name))} of {name}" for name in known if name in GPU_PLATFORMS)
         wanted = ",".join(map(str, resources.devices or ()))
         raise ConfigError(f"devices: expected numbers of devices that are there ({there}; from 0 on), got {wanted}")
-    if resources.learner_device != "cpu":
-        from separatrix.trainer import check_device  # noqa: PLC0415 - torch takes seconds to load
+    for option in ("learner-device", "descriptor-device"):
+        device: str = getattr(resources, option.replace("-", "_"))
+        if device != "cpu":
+            from separatrix.trainer import check_device  # noqa: PLC0415 - torch takes seconds to load
 
-        check_device(resources.learner_device)
+            check_device(option, device)
 
 
 def _platforms(resources: Resources) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ class Resources:
     workers_per_device : in place of ``workers``, how many share each device
     precision : of GPU platforms: single, mixed (the default) or double
     learner_device : where the committor is trained: cpu, cuda, or cuda:N for one of several
+    descriptor_device : where workers compute symmetry functions: cpu, or cuda for the GPU that each simulates on
 
     Raises
     ------
@@ -40,6 +41,7 @@ class Resources:
     workers_per_device: int | None = None
     precision: str | None = None
     learner_device: str = "cpu"
+    descriptor_device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Refuse what no machine could do."""
@@ -63,6 +65,8 @@ class Resources:
             )
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.learner_device):
             raise ConfigError(f"learner-device: expected cpu, cuda or cuda:N, got {self.learner_device!r}")
+        if self.descriptor_device not in ("cpu", "cuda"):
+            raise ConfigError(f"descriptor-device: expected cpu or cuda, got {self.descriptor_device!r}")
 
     @property
     def needs_gpu(self) -> bool:

@@ -63,6 +63,7 @@ class WorkerSpec:
     threads : threads of the CPU platform
     device : number of the GPU, or None
     precision : of GPU platforms
+    descriptor_device : of torch, where symmetry functions are computed
     """
 
     run: Path
@@ -70,6 +71,7 @@ class WorkerSpec:
     threads: int = 1
     device: int | None = None
     precision: str = "mixed"
+    descriptor_device: str = "cpu"
 
     @property
     def properties(self) -> dict[str, str]:
@@ -100,7 +102,8 @@ class Shooter:
         config = RunConfig.from_data(read_toml(spec.run / "config.toml"), where=str(spec.run / "config.toml"))
         system_xml = (spec.run / "system" / "system.xml").read_text()
         engine = Engine(system_xml, config, spec.platform, spec.properties)
-        observables = Observables(config, read_atoms(spec.run / "system" / "topology.pdb"))
+        atoms = read_atoms(spec.run / "system" / "topology.pdb")
+        observables = Observables(config, atoms, spec.descriptor_device)
         nothing = np.zeros((0, observables.n_atoms, 3), dtype=np.float32)
         observables.features(nothing, None)  # loads what descriptors need, so that no shot has to wait for it
         return cls(engine, observables, config.sampling.max_frames, spec.run)

@@ -346,7 +346,7 @@ def _device_errors(device: str) -> Iterator[None]:
         raise DeviceLostError(f"training on {device} failed: {str(error).splitlines()[0]}") from error
 
 
-def check_device(device: str) -> None:
+def check_device(option: str, device: str) -> None:
     """Refuse a device that PyTorch does not see.
 
     Raises
@@ -354,14 +354,10 @@ def check_device(device: str) -> None:
     ConfigError
         Saying what it sees.
     """
-    if device == "cpu":
-        return
     n_devices = torch.cuda.device_count()
     if int(device.partition(":")[2] or 0) >= n_devices:
         there = "only the CPU" if n_devices == 0 else f"cuda:0 to cuda:{n_devices - 1}"
-        raise ConfigError(
-            f"learner-device: expected a device that PyTorch {torch.__version__} sees ({there}), got {device}"
-        )
+        raise ConfigError(f"{option}: expected a device that PyTorch {torch.__version__} sees ({there}), got {device}")
 
 
 def _column_penalty(n_columns: int, n_shots: int) -> float:

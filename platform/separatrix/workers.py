@@ -46,7 +46,7 @@ def worker_specs(run: Path, platform: str, resources: Resources, *, n_atoms: int
     """
     threads = threads_each(resources, most)
     if platform not in GPU_PLATFORMS:
-        spec = WorkerSpec(run=run, platform=platform, threads=threads)
+        spec = WorkerSpec(run=run, platform=platform, threads=threads, descriptor_device=resources.descriptor_device)
         return (spec,) * max(1, _cpu_workers(resources, most))
     devices = resources.devices or tuple(range(len(devices_of(platform))))
     if resources.workers is not None:
@@ -55,14 +55,18 @@ def worker_specs(run: Path, platform: str, resources: Resources, *, n_atoms: int
         n_workers = len(devices) * resources.workers_per_device
     else:
         n_workers = max(1, min(len(devices) * workers_for(n_atoms), most, os.cpu_count() or 1))
+    numbers = [devices[worker % len(devices)] if devices else None for worker in range(n_workers)]
+    # PyTorch counts devices as the CUDA platform does.
+    own = resources.descriptor_device == "cuda" and platform == "CUDA"
     return tuple(
         WorkerSpec(
             run=run,
             platform=platform,
-            device=devices[worker % len(devices)] if devices else None,
+            device=number,
             precision=resources.precision or "mixed",
+            descriptor_device=f"cuda:{number or 0}" if own else resources.descriptor_device,
         )
-        for worker in range(n_workers)
+        for number in numbers
     )
 
 

@@ -742,6 +742,7 @@ def test_options_are_checked_before_a_run_is_made(tmp_path):
     refuse(*new, "--workers-per-device", 2, "--workers", 4, says=["workers-per-device", "got both"])
     refuse(*new, "--precision", "double", "--platform", "CPU", says=["CUDA", "'CPU'", "leave them out"])
     refuse(*new, "--learner-device", "gpu", says=["learner-device", "cpu, cuda or cuda:N", "'gpu'"])
+    refuse(*new, "--descriptor-device", "gpu", says=["descriptor-device", "cpu or cuda", "'gpu'"])
     refuse(*new, "--learner-device", "cuda:96", says=["learner-device", "PyTorch", "sees", "cuda:96"])
     assert list(tmp_path.iterdir()) == []
     refuse("runn", says=["runn", "--help"])

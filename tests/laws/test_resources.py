@@ -30,6 +30,7 @@ RUN = Path("run")
         ({"devices": (0,), "platform": "CPU"}, "platform: expected CUDA, OpenCL or HIP .* got 'CPU'"),
         ({"precision": "mixed", "platform": "Reference"}, "platform: .* got 'Reference'"),
         ({"learner_device": "gpu"}, "learner-device: expected cpu, cuda or cuda:N, got 'gpu'"),
+        ({"descriptor_device": "cuda:1"}, "descriptor-device: expected cpu or cuda, got 'cuda:1'"),
         ({"learner_device": "cuda:"}, "learner-device: expected cpu, cuda or cuda:N, got 'cuda:'"),
     ],
 )
@@ -90,3 +91,12 @@ def test_precision_is_mixed_unless_asked_for():
 def test_without_a_known_device_openmm_chooses(monkeypatch):
     monkeypatch.setattr(workers, "devices_of", lambda platform: ())
     assert {spec.device for spec in specs("OpenCL", workers=2)} == {None}
+
+
+def test_descriptors_are_computed_where_it_was_said():
+    assert {spec.descriptor_device for spec in specs("CUDA", workers=4)} == {"cpu"}
+    found = specs("CUDA", workers=4, descriptor_device="cuda")
+    assert [spec.descriptor_device for spec in found] == [f"cuda:{spec.device}" for spec in found]
+    assert len({spec.device for spec in found}) == 3
+    assert {spec.descriptor_device for spec in specs("CPU", descriptor_device="cuda")} == {"cuda"}
+    assert {spec.descriptor_device for spec in specs("OpenCL", descriptor_device="cuda")} == {"cuda"}
