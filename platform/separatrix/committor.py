@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from separatrix.errors import ColumnMismatchError, StoreError
+from separatrix.records import Float32Array
 from separatrix.threads import single_thread
 
 WIDTHS: Final = (24, 12)
@@ -43,11 +44,19 @@ def evaluate(weights: Sequence[Tensor], inputs: Tensor) -> Tensor:
     -------
     (n_members, n, n_outputs) logits
     """
-    first, bias = weights[0], weights[1]
-    n_members, d, width = first.shape
-    # One matrix product serves all members: they see the same rows.
-    flat = inputs @ first.permute(1, 0, 2).reshape(d, n_members * width)
-    hidden = functional.silu(flat.view(-1, n_members, width).permute(1, 0, 2) + bias)
+    return _onward(weights, _first_sums(weights[0], inputs))
+
+
+def _first_sums(matrix: Tensor, inputs: Tensor) -> Tensor:
+    """Return ``z W_1`` (n_members, n, width) of inputs (n, d); one product for all members."""
+    n_members, d, width = matrix.shape
+    flat = inputs @ matrix.permute(1, 0, 2).reshape(d, n_members * width)
+    return flat.view(-1, n_members, width).permute(1, 0, 2)
+
+
+def _onward(weights: Sequence[Tensor], sums: Tensor) -> Tensor:
+    """Return the logits of every member from ``z W_1``."""
+    hidden = functional.silu(sums + weights[1])
     for matrix, bias in zip(weights[2:-2:2], weights[3:-2:2], strict=True):
         step = functional.silu(torch.baddbmm(bias, hidden, matrix))
         hidden = hidden[:, :, : matrix.shape[2]] + step
@@ -224,6 +233,26 @@ class Committor:
                 inputs = (block - self.mean) * self.inverse_scale
                 result[:, start : start + _ROWS_AT_ONCE] = evaluate(self.weights, inputs).numpy()
         return result[:, :, 0] if self.n_outputs == 1 else result
+
+    def first_sums(self, features: ArrayLike, columns: Sequence[int]) -> Float32Array:
+        """Return what some columns add to the sums of the first layer, (n_members, n, width), without its biases.
+
+        Parameters
+        ----------
+        features : (n, d), all of them
+        """
+        chosen = list(columns)
+        rows = torch.from_numpy(np.ascontiguousarray(np.asarray(features, dtype=np.float32)[:, chosen]))
+        with single_thread(), torch.inference_mode():
+            inputs = (rows - self.mean[chosen]) * self.inverse_scale[chosen]
+            sums: Float32Array = _first_sums(self.weights[0][:, chosen], inputs).numpy()
+        return sums
+
+    def logits_of_sums(self, sums: Float32Array) -> NDArray[np.float64]:
+        """Return what `logits` does, from the sums of the first layer over all columns, (n_members, n, width)."""
+        with single_thread(), torch.inference_mode():
+            logits = _onward(self.weights, torch.from_numpy(sums)).double().mean(dim=0).numpy()
+        return np.asarray(logits[:, 0] if self.n_outputs == 1 else logits)
 
     def logits(self, features: ArrayLike) -> NDArray[np.float64]:
         """Return the mean logits over the members: (n,) for two states, (n, n_states) for more."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.committor import Committor
-from separatrix.records import FloatArray
+from separatrix.records import Float32Array, FloatArray
 
 PERMUTATIONS: Final = 50
 """Times every set of columns is shuffled."""
@@ -172,15 +172,15 @@ def permutation_relevance(
             continue
         member = model.member(index)
         features, counts = shots.features[chosen].astype(np.float32), shots.counts[chosen] * share[chosen, None]
-        # All permutations of a set are one batch. Only the columns of the set are written, and put back after.
-        tiled = np.tile(features, (permutations, 1))
+        # All permutations of a set are one batch. The first layer is linear: of the shuffled columns alone its sums
+        # change, by what these columns add to them elsewhere.
+        tiled = np.tile(member.first_sums(features, range(features.shape[1])), (1, permutations, 1))
         before = _losses(member, tiled, counts)
         reference[chosen] += before[0]
         for place, columns in enumerate(map(list, sets)):
             order = rng.permuted(np.tile(np.arange(len(chosen)), (permutations, 1)), axis=1).ravel()
-            tiled[:, columns] = features[:, columns][order]
-            rise = _losses(member, tiled, counts) - before
-            tiled[:, columns] = np.tile(features[:, columns], (permutations, 1))
+            added = member.first_sums(features, columns)
+            rise = _losses(member, tiled + (added[:, order] - np.tile(added, (1, permutations, 1))), counts) - before
             total[place] += rise.sum(axis=1)
             by_shot[place, chosen] += rise.mean(axis=0)
     known = shots.held_out.any(axis=0)
@@ -194,9 +194,14 @@ def permutation_relevance(
     )
 
 
-def _losses(member: Committor, tiled: FloatArray, counts: FloatArray) -> NDArray[np.float64]:
-    """Return the loss of every shot under every permutation, (permutations, n), from rows laid end to end."""
-    q = member.logits(tiled).reshape(-1, len(counts))
+def _losses(member: Committor, sums: Float32Array, counts: FloatArray) -> NDArray[np.float64]:
+    """Return the loss of every shot under every permutation, (permutations, n).
+
+    Parameters
+    ----------
+    sums : (1, permutations * n, width), of the first layer
+    """
+    q = member.logits_of_sums(sums).reshape(-1, len(counts))
     return np.asarray(counts.sum(axis=1) * np.logaddexp(0.0, q) - counts[:, 1] * q)
 
 

@@ -218,3 +218,13 @@ def test_one_path_is_predicted_within_its_budget() -> None:
         model.q(features)
         times.append(time.perf_counter() - start)
     assert np.median(times) <= 0.4e-3
+
+
+@given(n_columns=st.integers(2, 12), n_states=st.integers(2, 4), seed=st.integers(0, 99))
+def test_the_sums_of_the_first_layer_add_up_over_columns(n_columns: int, n_states: int, seed: int) -> None:
+    model, features = random_model(n_columns, n_states, members=1, seed=seed), rows(7, n_columns, seed)
+    first, rest = range(n_columns // 2), range(n_columns // 2, n_columns)
+    sums = model.first_sums(features, first) + model.first_sums(features, rest)
+    np.testing.assert_allclose(model.logits_of_sums(sums), model.logits(features), rtol=1e-4, atol=1e-3)
+    half = model.logits_of_sums(model.first_sums(features, first))
+    assert np.abs(half - model.logits(features)).max() > 1e-3
