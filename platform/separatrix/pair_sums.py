@@ -20,9 +20,9 @@ from separatrix.records import Float32Array, FloatArray
 from separatrix.surroundings import ETA_G2, ETA_G5, LAMBDAS, ZETAS, Surroundings, cutoff_exponent
 from separatrix.threads import single_thread
 
-_DISPLACEMENTS_AT_ONCE: Final = 2**20
+_DISPLACEMENTS_AT_ONCE: Final = {"cpu": 2**15, "cuda": 2**22}
 _PAIRS_AT_ONCE: Final = {"cpu": 2**17, "cuda": 2**26}
-"""Elements of the matrix of pairs: on a processor it fits into the cache, on a GPU it fills the device."""
+"""Elements of the largest arrays: on a processor they fit into the cache, on a GPU they fill the device."""
 
 _TOGETHER: Final = 1e-9
 """nm; a neighbour as near as that has no direction."""
@@ -48,7 +48,7 @@ def symmetry_functions(
     if not len(positions):
         return np.empty((0, sum(item.n_columns for item in surroundings)), dtype=np.float32)
     largest = max(len(item.centers) * len(item.neighbors) for item in surroundings)
-    n_frames = max(1, _DISPLACEMENTS_AT_ONCE // largest)
+    n_frames = max(1, _DISPLACEMENTS_AT_ONCE[torch.device(device).type] // largest)
     parts: list[Tensor] = []
     with single_thread(), torch.inference_mode():
         for start in range(0, len(positions), n_frames):
@@ -85,35 +85,39 @@ def _neighbors(frames: Tensor, cells: Tensor, item: Surroundings) -> tuple[Tenso
     """
     centers = torch.as_tensor(item.centers, device=frames.device)
     neighbors = torch.as_tensor(item.neighbors, device=frames.device)
-    vectors = frames[:, None, neighbors].double() - frames[:, centers, None].double()
+    places = frames.double().unbind(dim=2)
+    vectors = [axis[:, None, neighbors] - axis[:, centers, None] for axis in places]
     vectors = _nearest(vectors, cells) if cells.shape[1] else vectors
-    squared = torch.square(vectors).sum(dim=3)
-    inside = (squared < item.r_cutoff**2) & (neighbors != centers[:, None])
-    counts, order = inside.flatten(0, 1).sum(dim=1).sort(stable=True)
-    inside, squared, vectors = inside.flatten(0, 1)[order], squared.flatten(0, 1)[order], vectors.flatten(0, 1)[order]
-    row, column = inside.nonzero(as_tuple=True)
-    place = torch.arange(len(row), device=frames.device) - (counts.cumsum(0) - counts)[row]
-    r = torch.sqrt(squared[row, column])
+    squared = vectors[0] * vectors[0] + vectors[1] * vectors[1] + vectors[2] * vectors[2]
+    inside = ((squared < item.r_cutoff**2) & (neighbors != centers[:, None])).flatten(0, 1)
+    unordered = inside.sum(dim=1)
+    counts, order = unordered.sort(stable=True)
     found = counts.tolist()
+    pair = inside.flatten().nonzero()[:, 0]
+    row = pair // len(neighbors)
+    column = torch.arange(len(row), device=frames.device) - (unordered.cumsum(0) - unordered)[row]
+    row = order.argsort()[row]
+    r = torch.sqrt(squared.flatten()[pair])
     distances = torch.full((len(found), found[-1]), item.r_cutoff, dtype=torch.float32, device=frames.device)
-    distances[row, place] = r.float()
+    distances[row, column] = r.float()
     arrows = torch.zeros(*distances.shape, 3, device=frames.device)
-    arrows[row, place] = (vectors[row, column] / r[:, None].clamp_min(_TOGETHER)).float()
+    units = [axis.flatten()[pair] / r.clamp_min(_TOGETHER) for axis in vectors]
+    arrows[row, column] = torch.stack(units, dim=1).float()
     return arrows, distances, order, found
 
 
-def _nearest(vectors: Tensor, cells: Tensor) -> Tensor:
-    """Return displacements (n_frames, ..., 3) folded along c, b and a in turn.
+def _nearest(vectors: Sequence[Tensor], cells: Tensor) -> list[Tensor]:
+    """Return displacements x, y, z, each (n_frames, n_centers, n_neighbors), folded along c, b and a in turn.
 
     That is the nearest image of whatever is within half the shortest of ax, by and cz, and longer for anything else.
     """
     ax, bx, by, cx, cy, cz = cells.T[:, :, None, None]
-    x, y, z = vectors.unbind(dim=3)
+    x, y, z = vectors
     shift = torch.round(z / cz)
     x, y, z = x - shift * cx, y - shift * cy, z - shift * cz
     shift = torch.round(y / by)
     x, y = x - shift * bx, y - shift * by
-    return torch.stack([x - torch.round(x / ax) * ax, y, z], dim=3)
+    return [x - torch.round(x / ax) * ax, y, z]
 
 
 def _batches(counts: Sequence[int], pairs: int) -> list[tuple[slice, int]]:
