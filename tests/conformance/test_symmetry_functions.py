@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from openmm import app, unit
 from tests.command_line import run_cli
 
 from separatrix import preparing
+from separatrix.committor import Committor
+from separatrix.config import RunConfig
+from separatrix.engine import atoms_of
+from separatrix.observables import Observables
 from separatrix.reader import Reader
+from separatrix.records import Snapshot
 from separatrix.rows import restore_chains
 from separatrix.session import Session
 from separatrix.store import Store, write_result
@@ -104,6 +112,49 @@ def test_exports_write_them_or_say_that_they_cannot(run, tmp_path):
     columns = {item["name"]: item for item in json.loads(extra["separatrix.json"])["columns"]}
     assert columns[column]["unit"] == ""
     assert columns[column]["v"].startswith("G5(8, O of atoms 0-5, 16-21, r_c=0.6")
+
+
+def test_a_reader_folds_positions_into_the_box_of_its_run(tmp_path):
+    """Without a box of their own, configurations are in that of the run's starts."""
+    rng = np.random.default_rng(1)
+    topology, positions, box = app.Topology(), rng.uniform(0, 2.2, size=(41, 3)), 2.2 * np.eye(3)
+    chain = topology.addChain()
+    for name in ("LI", *["HOH"] * 40):
+        element = app.Element.getBySymbol("Li" if name == "LI" else "O")
+        topology.addAtom(element.symbol.upper(), element, topology.addResidue(name, chain))
+    config = RunConfig.from_data(
+        {
+            "system": {"kind": "lithium-chloride"},
+            "collective_variables": {"r": "distance(0, 1)"},
+            "states": {"A": "r < 0.3", "B": "r > 0.5"},
+            "descriptors": {"symmetry_functions": [{"centers": "element Li"}]},
+        }
+    )
+    observables = Observables(config, atoms_of(topology))
+    start = Snapshot(positions=positions.astype(np.float32), box=box.astype(np.float32))
+    pdb = io.StringIO()
+    app.PDBFile.writeFile(topology, positions * unit.nanometer, pdb)
+    names = observables.descriptors.names
+    store = Store.create(
+        tmp_path / "run",
+        config_toml=config.to_toml(),
+        topology_pdb=pdb.getvalue(),
+        starts={"A": start},
+        feature_names=names,
+        cv_names=["r"],
+        state_names=["A", "B"],
+    )
+    model = Committor.untrained(names, ["A", "B"])
+    weights = [*model.weights[:-2], 100.0 * torch.ones_like(model.weights[-2]), model.weights[-1]]
+    store.write_model(1, replace(model, version=1, weights=tuple(weights)).to_bytes(), {"density": [0] * 10})
+    store.commit({})
+    store.close()
+    reader = Reader(tmp_path / "run")
+    shifted = positions + rng.integers(-1, 2, size=(41, 3)) @ box
+    inside = reader.committor(positions[None], box[None])
+    np.testing.assert_allclose(reader.committor(positions[None]), inside, atol=1e-5)
+    np.testing.assert_allclose(reader.committor(shifted[None]), inside, atol=1e-4)
+    assert abs(reader.committor(shifted[None], 50 * box[None]) - inside).max() > 1e-3
 
 
 @pytest.mark.parametrize(

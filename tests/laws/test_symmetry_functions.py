@@ -323,7 +323,7 @@ def test_shapes_are_checked():
 def of_run(**descriptors):
     return RunConfig.from_data(
         {
-            "system": {"kind": "files"},
+            "system": {"kind": "lithium-chloride"},
             "collective_variables": {"r": "distance(0, 1)"},
             "states": {"A": "r < 0.3", "B": "r > 0.5"},
             "descriptors": descriptors,
@@ -357,7 +357,7 @@ from separatrix.records import Atoms
 kinds = dict(names=("a", "b"), atom_names=("a", "b"), elements=("Li", "O"), bonds=(), residues=(0, 1))
 atoms = Atoms(**kinds, residue_names=("LI", "HOH"), residue_numbers=(1, 2), chains=(0, 0))
 tables = [{"centers": [0], "neighbors": [1]}] if FUNCTIONS else []
-config = RunConfig.from_data({"system": {"kind": "files"}, "collective_variables": {"r": "distance(0, 1)"},
+config = RunConfig.from_data({"system": {"kind": "lithium-chloride"}, "collective_variables": {"r": "distance(0, 1)"},
     "states": {"A": "r < 1", "B": "r > 2"}, "descriptors": {"columns": ["r"], "symmetry_functions": tables}})
 Observables(config, atoms).features(np.zeros((1, 2, 3)), None)
 sys.exit(10 + ("torch" in sys.modules))
