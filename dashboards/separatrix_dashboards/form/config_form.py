@@ -291,7 +291,8 @@ def _as_written(values: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[
         result["committor"].pop("frames")
     descriptors = result["descriptors"]
     follows = descriptors.get("columns") == list(result.get("collective_variables", {}))
-    if follows and descriptors.get("internal_coordinates") == "none" and not _get(baseline, ("descriptors", "columns")):
+    alone = descriptors.get("internal_coordinates") == "none" and not descriptors.get("symmetry_functions")
+    if follows and alone and not _get(baseline, ("descriptors", "columns")):
         descriptors["columns"] = []
     return result
 
