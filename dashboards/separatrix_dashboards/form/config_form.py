@@ -313,15 +313,12 @@ def _put(data: dict[str, Any], key: Key, value: Any) -> None:
 def _same(first: Any, second: Any) -> bool:
     """Return whether two values are equal, the order of tables included: it is that of the states' indices."""
     empty = (None, [], {})
-    return (
-        json.dumps(first) == json.dumps(second)
-        or (first in empty and second in empty)
-        or (_is_number(first) and _is_number(second) and first == second)
-    )
+    return _as_text(first) == _as_text(second) or (first in empty and second in empty)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _as_text(value: Any) -> str:
+    """Return a value as text, in which 1 is 1.0."""
+    return json.dumps(json.loads(json.dumps(value), parse_int=float))
 
 
 def _on_one_line(array: re.Match[str]) -> str:
