@@ -6,10 +6,10 @@ import functools
 import io
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import numpy as np
 import openmm
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from openmm import app
 
 from separatrix.config import RunConfig
-from separatrix.errors import EngineError
+from separatrix.errors import DeviceLostError, EngineError
 from separatrix.kernels import Measure, Simulation, cells_of, follow, load_library, state_of
 from separatrix.records import NO_STATE, Atoms, Float32Array, FloatArray, Snapshot
 from separatrix.resources import GPU_PLATFORMS
@@ -50,8 +50,32 @@ _LIBRARIES: Final = {"win32": "OpenMM.dll", "darwin": "libOpenMM.dylib"}
 _FRAMES_AT_ONCE = 64
 """Between which an interrupt is heard, and a blow-up noticed."""
 _CONSTRAINT_TOLERANCE = 1e-6
+_BLOW_UPS = ("NaN", "periodic box size")
+"""What OpenMM says when it is the coordinates that are wrong, not the device."""
 _FARTHEST = 1e30
 """nm; what is farther away could not be stored in single precision."""
+
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def _tells_losses(
+    method: Callable[Concatenate[Engine, _Parameters], _Result],
+) -> Callable[Concatenate[Engine, _Parameters], _Result]:
+    """Have a method of the engine raise its own errors for those of OpenMM."""
+
+    @functools.wraps(method)
+    def telling(self: Engine, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        try:
+            return method(self, *args, **kwargs)
+        except openmm.OpenMMException as error:
+            text = str(error).splitlines()[0]
+            if any(part in text for part in _BLOW_UPS):
+                raise EngineError(f"the integration blew up: {text}") from error
+            raise DeviceLostError(f"{self.device} can no longer be used: {text}") from error
+
+    return telling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +198,8 @@ def versions() -> dict[str, str]:
 class Engine:
     """Integrates one system.
 
+    Every method may raise ``DeviceLostError``: the context, and often the process, can then no longer be used.
+
     Parameters
     ----------
     system_xml : serialized OpenMM System
@@ -208,6 +234,8 @@ class Engine:
         _add_restraints(system, restraints)
         settings = config.dynamics
         self.platform = platform
+        index = (properties or {}).get("DeviceIndex")
+        self.device = f"the {platform} platform" if index is None else f"{platform} device {index}"
         self.stride = config.sampling.stride
         self._temperature = temperature if temperature is not None else settings.temperature
         self._timestep = settings.timestep / FS_PER_PS
@@ -235,6 +263,7 @@ class Engine:
         self._compiled = platform == "Reference" and not self._periodic and _is_quiet(system) and _library_is_loaded()
         self._simulation = Simulation(int(self._context.this), int(self._integrator.this), self.stride)
 
+    @_tells_losses
     def reseed(self, seed: int) -> None:
         """Seed the thermostat, so that the same task gives the same shot.
 
@@ -250,6 +279,7 @@ class Engine:
             self._placed = None
         self._seeded = True
 
+    @_tells_losses
     def place(self, snapshot: Snapshot) -> None:
         """Put the system at a configuration."""
         if snapshot is self._placed:  # forces are known there
@@ -264,6 +294,7 @@ class Engine:
         self._context.setPositions(snapshot.positions.astype(np.float64))
         self._placed = snapshot
 
+    @_tells_losses
     def draw_velocities(self, snapshot: Snapshot, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Return the starting velocities of the forward and the backward half, (n_atoms, 3) nm/ps each.
 
@@ -280,6 +311,7 @@ class Engine:
         kick = self._half_steps * self._buffer
         return velocities - kick, -velocities - kick
 
+    @_tells_losses
     def half(self, snapshot: Snapshot, velocities: FloatArray, measure: Measure, max_frames: int) -> Half:
         """Integrate from a configuration until a saved frame lies in a state, or ``max_frames`` frames are saved.
 
@@ -325,6 +357,7 @@ class Engine:
                 return row + 1, state
         return len(frames), NO_STATE
 
+    @_tells_losses
     def advance(self, centres: NDArray[np.floating] | tuple[float, ...] = ()) -> Snapshot:
         """Integrate ``stride`` steps, restraints centred at ``centres`` (nm, rad), and return the frame."""
         for i, centre in enumerate(centres):
@@ -334,6 +367,7 @@ class Engine:
         self._check_finite()
         return Snapshot(positions=self._buffer.astype(np.float32), box=None if box is None else box.astype(np.float32))
 
+    @_tells_losses
     def set_velocities(self, velocities: FloatArray) -> None:
         """Give every atom a velocity, (n_atoms, 3) nm/ps, projected onto the constraints."""
         self._context.setVelocities(velocities)
@@ -346,11 +380,13 @@ class Engine:
         self._context.getState(velocities=True)._getVectorAsNumpy(openmm.State.Velocities, result)
         return result
 
+    @_tells_losses
     def step(self, steps: int) -> None:
         """Integrate without looking: the raw speed everything else is measured against."""
         self._placed = None
         self._integrator.step(steps)
 
+    @_tells_losses
     def potential_energy(self, snapshot: Snapshot) -> float:
         """Return the potential energy of a configuration, kJ/mol."""
         self.place(snapshot)

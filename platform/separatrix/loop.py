@@ -104,9 +104,10 @@ class Loop:
     analyst : finds out about the mechanism meanwhile, None for nobody
     """
 
-    _sampler: Sampler  # these three exist once the run is prepared
+    _sampler: Sampler  # these exist once the run is prepared
     _shooters: WorkerExecutor
     _teacher: WorkerExecutor
+    _specs: Sequence[WorkerSpec]
 
     def __init__(
         self,
@@ -125,6 +126,7 @@ class Loop:
         self._lesson: Future[Lesson] | None = None
         self._last_lesson_shots = 0
         self._executors: list[Executor] = []
+        self._n_lost = 0  # workers given up
         self._last_commit = time.monotonic()
         self._started: float | None = None  # None while nothing is sampled: seeding and pauses do not count
         status = restore_status(store, target)
@@ -193,6 +195,7 @@ class Loop:
         )
 
     def _start_executors(self, specs: Sequence[WorkerSpec]) -> None:
+        self._specs = specs
         learner = self._store.path, self._resources.learner_device
         # Processes load their libraries while a first path is looked for.
         self._shooters = start_shooters(specs, self._resources)
@@ -211,6 +214,7 @@ class Loop:
                 continue
             self._learn()
             self._analyse()
+            self._note_losses()
             self._fill()
             if not self._flights:
                 break
@@ -267,6 +271,14 @@ class Loop:
         row = shot_row(flight.task, parent, verdict, flight.retries, outcome)
         self._store.append(row, outcome.features, outcome.cvs, outcome.kept - outcome.shooting_frame)
         self._count(row)
+
+    def _note_losses(self) -> None:
+        """Tell which workers were given up; the others go on."""
+        for worker, reason in [*self._shooters.lost.items()][self._n_lost :]:
+            self._n_lost += 1
+            device = self._specs[worker].device
+            self._store.log("worker lost", worker=worker, device=device, error=reason)
+            self._update(message=f"worker {worker} was given up: {reason}")
 
     def _fail_shot(self, flight: _Flight, failure: ShotFailure) -> None:
         task = flight.task

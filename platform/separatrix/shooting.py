@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import Engine, Half, platform_properties, read_atoms
+from separatrix.errors import DeviceLostError, EngineError
 from separatrix.observables import Observables
 from separatrix.records import (
     Float32Array,
@@ -207,32 +208,61 @@ _here = threading.local()  # a worker process has one thread; serial sessions of
 
 def start_worker(spec: WorkerSpec) -> None:
     """Build the shooter of this thread; the initializer of worker processes."""
+    _here.spec = spec
     _here.shooter = Shooter.build(spec)
 
 
+def _shooter() -> Shooter:
+    """Return the shooter of this thread; a new one where the device of the last one was lost."""
+    spec: WorkerSpec | None = getattr(_here, "spec", None)
+    if spec is None:
+        raise RuntimeError("start_worker was not called in this thread")
+    if _here.shooter is None:
+        try:
+            start_worker(spec)
+        except EngineError as error:
+            raise DeviceLostError(str(error)) from error
+    return _here.shooter  # type: ignore[no-any-return]
+
+
 def shoot(task: ShotTask) -> ShotOutcome | ShotFailure:
-    """Make one shot in a worker process; whatever goes wrong comes back as a value."""
+    """Make one shot in a worker process; whatever goes wrong with it comes back as a value.
+
+    Raises
+    ------
+    DeviceLostError
+        If the worker is of no use any more; whoever has it replaces it.
+    """
     return _attempted(task, lambda shooter: shooter.shoot(task))
 
 
 def follow(task: TrajectoryTask) -> TrajectoryOutcome | ShotFailure:
-    """Make one trajectory of committor shooting in a worker process; whatever goes wrong comes back as a value."""
+    """Make one trajectory of committor shooting in a worker process; what goes wrong is told as by `shoot`."""
     return _attempted(task, lambda shooter: shooter.follow(task))
 
 
 def _attempted(task: ShotTask | TrajectoryTask, work: Callable[[Shooter], _Outcome]) -> _Outcome | ShotFailure:
     try:
-        shooter: Shooter | None = getattr(_here, "shooter", None)
-        if shooter is None:
-            raise RuntimeError("start_worker was not called in this thread")
-        return work(shooter)
+        return work(_shooter())
+    except DeviceLostError:
+        _here.shooter = None
+        raise
     except Exception as error:  # noqa: BLE001 - one bad shot must not end a run
         return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
 def result_of(future: Future[Any], task: ShotTask | TrajectoryTask) -> Any:
-    """Return what a worker made of a task; a worker that died made a failure of it."""
+    """Return what a worker made of a task; a worker that died or lost its device made a failure of it.
+
+    Raises
+    ------
+    WorkersLostError
+        If there is no worker left.
+    """
     try:
         return future.result()
+    except DeviceLostError as error:
+        text = "".join(traceback.format_exception(error))
+        return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=text)
     except (BrokenExecutor, CancelledError) as error:
         return ShotFailure(task=task, error=str(error) or "the task was cancelled", traceback="")

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from separatrix.errors import DeviceLostError, EngineError, WorkersLostError
 from separatrix.executors import ProcessExecutor, SerialExecutor
 
 
@@ -92,14 +93,10 @@ def test_a_worker_killed_while_it_hands_over_a_result_is_noticed() -> None:
     executor.shutdown()
 
 
-def test_a_worker_that_cannot_start_says_why_and_is_tried_again_with_the_next_task(tmp_path: Path) -> None:
-    needed = tmp_path / "needed"
-    executor = ProcessExecutor(1, open, lambda worker: (str(needed),))
-    for _ in range(2):
-        with pytest.raises(BrokenExecutor, match=r"could not start: FileNotFoundError: .*needed"):
-            executor.submit(pow, 2, 5).result(30)
-    needed.touch()
-    assert executor.submit(pow, 2, 5).result(30) == 32
+def test_workers_that_cannot_start_say_why(tmp_path: Path) -> None:
+    executor = ProcessExecutor(1, open, lambda worker: (str(tmp_path / "needed"),))
+    with pytest.raises(WorkersLostError, match=r"could not start: FileNotFoundError: .*needed"):
+        executor.submit(pow, 2, 5).result(60)
     executor.shutdown()
 
 
@@ -190,3 +187,63 @@ def test_workers_ignore_interrupts_from_the_first_to_those_that_replace_others()
         os.kill(worker, signal.SIGKILL)
         assert isinstance(doomed.exception(30), BrokenExecutor)
     executor.shutdown(wait=False)
+
+
+# -- lost workers ------------------------------------------------------------------------------------------------------
+
+
+def lose_device(text: str) -> None:
+    raise DeviceLostError(text)
+
+
+def start(worker: int, folder: Path) -> None:
+    """Start a worker unless a file says no."""
+    if (folder / f"no-{worker}").exists():
+        raise EngineError(f"worker {worker} has no device")
+
+
+def test_a_worker_that_lost_its_device_is_replaced(processes: ProcessExecutor) -> None:
+    before = {processes.submit(os.getpid).result(30) for _ in range(2)}
+    with pytest.raises(DeviceLostError, match="CUDA device 0"):
+        processes.submit(lose_device, "CUDA device 0 is gone").result(30)
+    assert wait_for(lambda: len(before & set(processes.process_ids)) <= 1)
+    assert [processes.submit(pow, 2, n).result(30) for n in range(4)] == [1, 2, 4, 8]
+    assert (processes.workers, processes.lost) == (2, {})
+
+
+def test_tasks_of_workers_that_cannot_start_are_done_by_others(tmp_path: Path) -> None:
+    (tmp_path / "no-0").touch()
+    executor = ProcessExecutor(2, start, lambda worker: (worker, tmp_path))
+    assert [future.result(60) for future in [executor.submit(pow, 3, n) for n in range(8)]] == [3**n for n in range(8)]
+    assert wait_for(lambda: executor.submit(pow, 2, 2).result(30) == 4 and executor.workers == 1, 30)
+    assert executor.lost == {0: "could not start: worker 0 has no device"}
+    (tmp_path / "no-1").touch()
+    with pytest.raises(DeviceLostError):  # what was begun fails by itself, and the worker does not come back
+        executor.submit(lose_device, "gone").result(30)
+    for _ in range(2):
+        with pytest.raises(
+            WorkersLostError, match=r"no worker is left: .* 5 times in a row, .*: worker 1 has no device"
+        ):
+            executor.submit(pow, 2, 3).result(60)
+    assert (executor.workers, executor.busy) == (0, 0)
+    executor.shutdown()
+
+
+def test_one_that_starts_late_is_not_given_up(tmp_path: Path) -> None:
+    (tmp_path / "no-0").touch()
+    executor = ProcessExecutor(1, start, lambda worker: (worker, tmp_path))
+    future = executor.submit(pow, 2, 3)
+    time.sleep(0.5)
+    (tmp_path / "no-0").unlink()
+    assert future.result(30) == 8
+    assert (executor.workers, executor.lost) == (1, {})
+    executor.shutdown()
+
+
+def test_losses_in_a_row_end_a_serial_executor_too() -> None:
+    executor = SerialExecutor()
+    for _ in range(4):
+        assert type(executor.submit(lose_device, "lost").exception()) is DeviceLostError
+    assert executor.submit(pow, 2, 3).result() == 8
+    errors = [type(executor.submit(lose_device, "lost").exception()) for _ in range(5)]
+    assert errors == [DeviceLostError] * 4 + [WorkersLostError]

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from concurrent.futures import Executor
+from typing import Final
+
+from separatrix.errors import WorkersLostError
+
+LOSSES: Final = 5
+"""Losses in a row after which a worker is given up. One more than the attempts at a shot: a bad one ends no run."""
+
+
+def all_lost(reason: str) -> WorkersLostError:
+    """Return the error of an executor without workers."""
+    return WorkersLostError(
+        f"no worker is left: each was lost {LOSSES} times in a row, at last because of this: {reason}"
+    )
 
 
 class WorkerExecutor(Executor):
-    """An executor with workers that can be counted; a task lost with its worker raises ``BrokenExecutor``."""
+    """An executor with workers that can be counted.
+
+    A task lost with its worker raises ``BrokenExecutor``; one that raises ``DeviceLostError`` loses its worker, which
+    is replaced. With no worker left tasks raise ``WorkersLostError``.
+    """
 
     @property
     @abstractmethod
@@ -23,3 +41,8 @@ class WorkerExecutor(Executor):
     @abstractmethod
     def busy(self) -> int:
         """Number of workers at work now."""
+
+    @property
+    def lost(self) -> Mapping[int, str]:
+        """Workers that were given up, and why."""
+        return {}

@@ -9,9 +9,10 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import Pipe, resource_tracker, spawn
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -19,7 +20,8 @@ from multiprocessing.reduction import ForkingPickler
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from separatrix.executors.base import WorkerExecutor
+from separatrix.errors import DeviceLostError, SeparatrixError
+from separatrix.executors.base import LOSSES, WorkerExecutor, all_lost
 
 _Task = tuple[Future[Any], tuple[Any, ...]]
 
@@ -29,15 +31,18 @@ class ProcessExecutor(WorkerExecutor):
 
     Each worker has a pipe and a thread here that hands it one task after the other, so that a process that dies (out
     of memory, killed) takes only its own task with it: that future raises ``BrokenExecutor`` and the worker is
-    replaced. Workers are spawned at once, never forked, and end by themselves within a second when this process dies,
-    however it dies. They do not run the main script: tasks and initializers are functions of modules that can be
-    imported. Interrupts and polite requests to terminate are blocked in them: terminals, ``timeout`` and batch systems
-    send those to a whole group of processes, and this process alone decides what becomes of its workers.
+    replaced. So is one whose task raised ``DeviceLostError``, since a driver that failed may be of no use to the whole
+    process. A worker that is lost, or cannot start, time and again is given up, and the others go on.
+
+    Workers are spawned at once, never forked, and end by themselves within a second when this process dies, however
+    it dies. They do not run the main script: tasks and initializers are functions of modules that can be imported.
+    Interrupts and polite requests to terminate are blocked in them: terminals, ``timeout`` and batch systems send those
+    to a whole group of processes, and this process alone decides what becomes of its workers.
 
     Parameters
     ----------
     workers : number of processes
-    initializer : called once in each new worker; the tasks of one where it fails raise ``BrokenExecutor``
+    initializer : called once in each new worker; one where it fails takes no task
     initargs : one tuple of arguments for each worker
     """
 
@@ -50,7 +55,12 @@ class ProcessExecutor(WorkerExecutor):
         self._lock = threading.Lock()
         self._closed = False
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
-        self._workers = [_Worker(self._tasks, initializer, initargs(worker)) for worker in range(workers)]
+        self._lost: dict[int, str] = {}
+        self._n_workers = workers
+        self._workers = [
+            _Worker(self._tasks, initializer, initargs(worker), partial(self._give_up, worker))
+            for worker in range(workers)
+        ]
         atexit.register(self._abandon)
 
     @property
@@ -60,8 +70,13 @@ class ProcessExecutor(WorkerExecutor):
 
     @property
     def workers(self) -> int:
-        """Number of processes; one that died is replaced at once."""
-        return len(self._workers)
+        """Number of processes; one that died is replaced at once, until it is given up."""
+        return self._n_workers - len(self._lost)
+
+    @property
+    def lost(self) -> Mapping[int, str]:
+        """Workers that were given up, and why."""
+        return self._lost
 
     @property
     def busy(self) -> int:
@@ -82,6 +97,7 @@ class ProcessExecutor(WorkerExecutor):
             if self._closed:
                 raise RuntimeError("cannot submit after shutdown")
             self._tasks.put((future, (fn, *args)))
+        self._fail_if_all_are_lost()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -104,6 +120,19 @@ class ProcessExecutor(WorkerExecutor):
     def _abandon(self) -> None:
         self.shutdown(wait=False)
 
+    def _give_up(self, worker: int, reason: str) -> None:
+        self._lost[worker] = reason
+        self._fail_if_all_are_lost()
+
+    def _fail_if_all_are_lost(self) -> None:
+        if self.workers:
+            return
+        with suppress(Empty):
+            while (task := self._tasks.get_nowait()) is not None:
+                future, _ = task
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(all_lost([*self._lost.values()][-1]))
+
 
 class _Worker:
     """One process, and the thread that hands it tasks.
@@ -113,16 +142,21 @@ class _Worker:
     """
 
     def __init__(
-        self, tasks: SimpleQueue[_Task | None], initializer: Callable[..., None] | None, arguments: tuple[Any, ...]
+        self,
+        tasks: SimpleQueue[_Task | None],
+        initializer: Callable[..., None] | None,
+        arguments: tuple[Any, ...],
+        give_up: Callable[[str], None],
     ) -> None:
-        self.ready = False  # its first process can work, or has failed
+        self.ready = False  # its first process can work, or was given up
         self.busy = False
         self._tasks = tasks
         # Pickled here, so that the modules it needs, seconds of work, are loaded by the thread of tasks there.
         self._initializer = pickle.dumps((initializer, arguments))
         self._lock = threading.Lock()
         self._closed = False
-        self._problem = ""
+        self._give_up = give_up
+        self._losses, self._problem = 0, ""  # in a row, and why the last one
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._thread = threading.Thread(target=self._serve, name="worker process", daemon=True)
@@ -147,26 +181,32 @@ class _Worker:
             self._thread.join()
 
     def _serve(self) -> None:
-        self._start()
-        self.ready = True
-        while (task := self._tasks.get()) is not None:
+        while (pipe := self._prepare()) is not None and (task := self._tasks.get()) is not None:
             future, call = task
             if future.set_running_or_notify_cancel():
                 self.busy = True
-                error, result = self._ask(call)
+                error, result = self._ask(pipe, call)
                 self.busy = False
+                self._count(error)
                 if error is None:
                     future.set_result(result)
                 else:
                     future.set_exception(error)
                 del error, result
-                if self._pipe is None:
-                    self._start()
             del task, future, call  # they may be large, and the next may be long in coming
         self._end()
 
+    def _prepare(self) -> Connection | None:
+        """Return the pipe to a process that can work; None when this worker is given up or closed."""
+        while self._pipe is None and self._losses < LOSSES and not self._closed:
+            self._start()
+        self.ready = True
+        if self._pipe is None and not self._closed:
+            self._give_up(self._problem)
+        return self._pipe
+
     def _start(self) -> None:
-        """Start a process and wait until it is ready; without a pipe afterwards, ``_problem`` says why."""
+        """Start a process and wait until it is ready; if it cannot work, there is no pipe afterwards."""
         ours, theirs = Pipe()
         process = _WorkerContext().Process(target=_work, args=(theirs, self._initializer))
         with self._lock:
@@ -178,21 +218,29 @@ class _Worker:
         error, _ = self._receive(ours)
         if error is not None:
             self._end()
-            self._problem = f"the worker process could not start: {type(error).__name__}: {error}"
+            self._losses += 1
+            told = str(error) if isinstance(error, SeparatrixError) else f"{type(error).__name__}: {error}"
+            self._problem = f"could not start: {told}"
 
-    def _ask(self, call: tuple[Any, ...]) -> tuple[BaseException | None, Any]:
+    def _count(self, error: BaseException | None) -> None:
+        """Count losses in a row; a process whose device is lost is ended, however deeply its driver hangs."""
+        if not isinstance(error, BrokenExecutor | DeviceLostError):
+            self._losses = 0
+            return
+        self._losses, self._problem = self._losses + 1, str(error)
+        if self._process is not None:
+            self._process.kill()
+        self._end()
+
+    def _ask(self, pipe: Connection, call: tuple[Any, ...]) -> tuple[BaseException | None, Any]:
         """Have the process work; return the error or the result."""
-        if self._pipe is None:
-            self._start()
-        if self._pipe is None:
-            return BrokenExecutor(self._problem), None
         try:
             request = ForkingPickler.dumps(call)
         except Exception as error:  # noqa: BLE001 - whatever the task's arguments raise
             return error, None
         with suppress(OSError):  # if it is gone, reading will tell
-            self._pipe.send_bytes(request)
-        return self._receive(self._pipe)
+            pipe.send_bytes(request)
+        return self._receive(pipe)
 
     def _receive(self, pipe: Connection) -> tuple[BaseException | None, Any]:
         try:
