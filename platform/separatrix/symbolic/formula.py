@@ -224,10 +224,13 @@ def symbols_for(columns: Sequence[str]) -> dict[str, str]:
 
     >>> symbols_for(["phi", "sin psi", "distance A-B"])
     {'phi': 'phi', 'sin_psi': 'sin psi', 'distance_A_B': 'distance A-B'}
+    >>> list(symbols_for(["G5(Li, O, lambda=+1)", "G5(Li, O, lambda=-1)"]))
+    ['G5_Li_O_lambda_plus_1', 'G5_Li_O_lambda_minus_1']
     """
     names: dict[str, str] = {}
     for column in columns:
-        plain = re.sub(r"\W+", "_", column).strip("_") or "x"
+        signed = column.replace("=+", "_plus_").replace("=-", "_minus_")
+        plain = re.sub(r"\W+", "_", signed).strip("_") or "x"
         name = (
             plain if plain[0].isalpha() and not keyword.iskeyword(plain) and not hasattr(sympy, plain) else f"x_{plain}"
         )
