@@ -109,6 +109,15 @@ def run_(  # noqa: PLR0913 - a command has as many parameters as options
             help="Where workers compute symmetry functions: cpu, or cuda for the GPU that each simulates on.",
         ),
     ] = "cpu",
+    executor: Annotated[
+        str, typer.Option("--executor", help="processes of this machine, or dask: the workers of a Dask cluster.")
+    ] = "processes",
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
+    ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option("--cluster", help="TOML file that tells how to ask SLURM for workers.")
+    ] = None,
     system: SystemOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -125,6 +134,9 @@ def run_(  # noqa: PLR0913 - a command has as many parameters as options
         precision=precision,
         learner_device=learner_device,
         descriptor_device=descriptor_device,
+        executor=executor,
+        scheduler=scheduler,
+        cluster=cluster,
     )
     check_resources(resources)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

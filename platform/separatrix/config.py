@@ -8,7 +8,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from separatrix.errors import ConfigError
 
 Point = tuple[float, float, float]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _field(default: Any, unit: str, description: str, **limits: Any) -> Any:
@@ -216,13 +217,7 @@ class RunConfig(_Section):
         ConfigError
             With one line: where, what was expected and what was found.
         """
-        try:
-            # JSON mode is strict about types and still takes arrays for tuples.
-            return cls.model_validate_json(json.dumps(data))
-        except ValidationError as error:
-            raise ConfigError(_first_problem(cls, data, error, where)) from None
-        except TypeError as error:
-            raise ConfigError(f"{where}: expected plain TOML values, got {error}") from None
+        return validated(cls, data, where=where)
 
     @property
     def dynamics(self) -> PotentialSystem | CatalogueSystem:
@@ -262,6 +257,23 @@ _RECORDS: Mapping[str, type[_Section]] = {"extra": ExtraParticles, "symmetry_fun
 
 _ALTERNATIVES = frozenset({*_SYSTEMS, "str", "list[int]"})
 """What pydantic puts into the place of an error where several types are allowed, and nobody wrote."""
+
+
+def validated(model: type[_Model], data: Mapping[str, Any], *, where: str) -> _Model:
+    """Return plain data such as parsed TOML as a model.
+
+    Raises
+    ------
+    ConfigError
+        With one line: where, what was expected and what was found.
+    """
+    try:
+        # JSON mode is strict about types and still takes arrays for tuples.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise ConfigError(_first_problem(model, data, error, where)) from None
+    except TypeError as error:
+        raise ConfigError(f"{where}: expected plain TOML values, got {error}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -260,6 +260,8 @@ class Engine:
         self._reseeder = _ReferenceSeeder() if platform == "Reference" else None
         self._seeded = False
         self._placed: Snapshot | None = None
+        self.abandoned = False
+        """Set from another thread, it ends the half-trajectory being integrated within some frames."""
         self._compiled = platform == "Reference" and not self._periodic and _is_quiet(system) and _library_is_loaded()
         self._simulation = Simulation(int(self._context.this), int(self._integrator.this), self.stride)
 
@@ -332,6 +334,8 @@ class Engine:
         state, n_frames = NO_STATE, 0
         with np.errstate(over="ignore"):  # of a blow-up, which is told by what is not finite
             while state == NO_STATE and n_frames < max_frames:
+                if self.abandoned:
+                    raise EngineError("abandoned: nobody waits for this trajectory any more")
                 if n_frames == len(frames):
                     frames = np.concatenate([frames, np.empty_like(frames)])
                 part = frames[n_frames : min(n_frames + _FRAMES_AT_ONCE, max_frames)]

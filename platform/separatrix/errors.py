@@ -35,6 +35,10 @@ class WorkersLostError(SeparatrixError, RuntimeError):
     """There is no worker left: each was lost time and again."""
 
 
+class ClusterError(SeparatrixError, RuntimeError):
+    """A cluster cannot be used: no scheduler answers, other versions there, workers that do not see the run."""
+
+
 class SeedingError(SeparatrixError, RuntimeError):
     """No first transition path was found within the time allowed."""
 

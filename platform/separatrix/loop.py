@@ -17,13 +17,14 @@ import numpy as np
 from separatrix.analyst import Analyst
 from separatrix.committor import Committor
 from separatrix.config import RunConfig
-from separatrix.engine import read_atoms
+from separatrix.engine import platform_properties, read_atoms
 from separatrix.errors import SeedingStoppedError, SeparatrixError, StoreError
 from separatrix.executors import ProcessExecutor, SerialExecutor, WorkerExecutor
 from separatrix.learner import Lesson, learn, start_learner
 from separatrix.observables import Observables
 from separatrix.preparing import choose_platform, ensure_seed_paths
 from separatrix.records import Density, Reason, RunState, ShotFailure, ShotOutcome, ShotTask, Status, connects
+from separatrix.recruits import Recruits
 from separatrix.resources import Resources
 from separatrix.rows import restore_chains, restore_model, restore_status, shot_row
 from separatrix.sampler import Sampler
@@ -108,6 +109,7 @@ class Loop:
     _shooters: WorkerExecutor
     _teacher: WorkerExecutor
     _specs: Sequence[WorkerSpec]
+    _recruits: Recruits | None = None
 
     def __init__(
         self,
@@ -168,6 +170,43 @@ class Loop:
         config, store = self._config, self._store
         store.log("started", target=self._status.target, workers=self._resources.workers, pid=os.getpid())
         observables = Observables(config, read_atoms(store.path / "system" / "topology.pdb"))
+        if self._resources.on_cluster:
+            self._prepare_cluster(observables)
+        else:
+            self._prepare_workers(observables)
+        chains = restore_chains(store, observables, config.sampling.chains)
+        self._sampler = Sampler(config.sampling, chains, model, density)
+        self._update(message="")
+        if self._recruits is not None:
+            self._await_recruits(self._recruits)
+        self._started = time.monotonic()
+        self._update(state=RunState.RUNNING)
+
+    def _prepare_cluster(self, observables: Observables) -> None:
+        """Ask for workers elsewhere; a first path is found here, on this machine's fastest platform."""
+        config, store = self._config, self._store
+        self._commit(message="connecting to the cluster")
+        self._recruits = Recruits(store, config, self._resources)
+        self._shooters = self._recruits.executor
+        self._executors = [self._shooters]
+        self._start_teacher()
+        self._commit(workers=0, state=RunState.SEEDING, message="waiting for workers")
+        if len(store.seed_chains()) < config.sampling.chains:
+            speed = choose_platform(store, config, Resources(), os.cpu_count() or 1)
+            properties = platform_properties(speed.platform, threads=os.cpu_count() or 1)
+            ensure_seed_paths(store, config, observables, speed.platform, properties, self._report_seeding)
+
+    def _await_recruits(self, recruits: Recruits) -> None:
+        while not self._control.stopped:
+            self._update(**recruits.look())
+            if recruits.enough:
+                return
+            if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
+                self._commit()
+            time.sleep(_POLL_SECONDS)
+
+    def _prepare_workers(self, observables: Observables) -> None:
+        config, store = self._config, self._store
         most = config.sampling.chains  # a chain has one trial at a time
         self._commit(message="measuring the platforms of this machine")  # readers see that the run goes on
         speed = choose_platform(store, config, self._resources, threads_each(self._resources, most))
@@ -181,10 +220,6 @@ class Loop:
         )
         self._start_executors(specs)
         ensure_seed_paths(store, config, observables, speed.platform, specs[0].properties, self._report_seeding)
-        chains = restore_chains(store, observables, config.sampling.chains)
-        self._sampler = Sampler(config.sampling, chains, model, density)
-        self._started = time.monotonic()
-        self._update(state=RunState.RUNNING, message="")
 
     def _report_seeding(self, progress: SeedingProgress) -> None:
         if self._control.stopped:
@@ -196,14 +231,18 @@ class Loop:
 
     def _start_executors(self, specs: Sequence[WorkerSpec]) -> None:
         self._specs = specs
-        learner = self._store.path, self._resources.learner_device
         # Processes load their libraries while a first path is looked for.
         self._shooters = start_shooters(specs, self._resources)
-        if isinstance(self._shooters, SerialExecutor):
+        self._executors = [self._shooters]
+        self._start_teacher()
+
+    def _start_teacher(self) -> None:
+        learner = self._store.path, self._resources.learner_device
+        if self._resources.workers == 0:
             self._teacher = SerialExecutor(start_learner, learner)
         else:
             self._teacher = ProcessExecutor(1, start_learner, lambda worker: learner)
-        self._executors = [self._shooters, self._teacher]
+        self._executors.append(self._teacher)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -219,6 +258,8 @@ class Loop:
             if not self._flights:
                 break
             self._harvest(_POLL_SECONDS)
+            if self._recruits is not None:
+                self._update(**self._recruits.look())
             if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
                 self._commit()
         if self._control.stopped:
@@ -267,6 +308,8 @@ class Loop:
         parent = self._sampler.state_of(outcome.chain).path.shot
         if outcome.trajectory is not None:
             self._store.adopt_trajectory(outcome.trajectory, shot)
+            n_atoms = len(flight.task.snapshot.positions)
+            outcome = replace(outcome, positions=self._store.frames_of(shot, outcome.n_frames, n_atoms))
         verdict = self._sampler.tell(outcome, shot)
         row = shot_row(flight.task, parent, verdict, flight.retries, outcome)
         self._store.append(row, outcome.features, outcome.cvs, outcome.kept - outcome.shooting_frame)
@@ -374,6 +417,8 @@ class Loop:
     def _hold(self) -> None:
         while self._flights and not self._control.stopped:
             self._harvest(_POLL_SECONDS)
+            if self._recruits is not None and self._shooters.workers == 0:
+                break  # what waits for a worker may wait on
         self._seconds_before = self._seconds()
         self._started = None
         self._commit(state=RunState.PAUSED)

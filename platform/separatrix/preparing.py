@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
+from separatrix.cluster import ClusterFile
 from separatrix.config import RunConfig
 from separatrix.engine import PlatformSpeed, devices_of, measure_platforms, platform_names, platform_properties
 from separatrix.errors import ConfigError, EngineError, SeedingError
 from separatrix.expressions import suggestion
 from separatrix.observables import Observables
 from separatrix.records import Snapshot
-from separatrix.resources import GPU_PLATFORMS, Resources
+from separatrix.resources import GPU_PLATFORMS, PLATFORMS, Resources
 from separatrix.seeding import SeedingProgress, SeedPath, find_first_paths, path_from_trajectory
 from separatrix.store import Store
 from separatrix.systems import build_system
@@ -32,11 +34,38 @@ def check_resources(resources: Resources) -> None:
     ConfigError
         Naming what is there.
     """
-    known = ("auto", *platform_names())
+    known = ("auto", *(PLATFORMS if resources.on_cluster else platform_names()))
     if resources.platform not in known:
         raise ConfigError(
-            f"platform: there is no {resources.platform!r} on this machine{suggestion(resources.platform, known)}"
+            f"platform: there is no {resources.platform!r}{'' if resources.on_cluster else ' on this machine'}"
+            f"{suggestion(resources.platform, known)}"
         )
+    if resources.on_cluster:
+        _check_cluster(resources)
+    else:
+        _check_devices(resources)
+    options = ("learner-device",) if resources.on_cluster else ("learner-device", "descriptor-device")
+    for option in options:
+        device: str = getattr(resources, option.replace("-", "_"))
+        if device != "cpu":
+            from separatrix.trainer import check_device  # noqa: PLC0415 - torch takes seconds to load
+
+            check_device(option, device)
+
+
+def _check_cluster(resources: Resources) -> None:
+    needed = ["distributed"] if resources.cluster is None else ["distributed", "dask_jobqueue"]
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise ConfigError(
+            f"executor = dask: expected {' and '.join(missing)}, not installed here; "
+            'pip install "separatrix[cluster]", here and where the workers are'
+        )
+    if resources.cluster is not None:
+        ClusterFile.read(Path(resources.cluster))
+
+
+def _check_devices(resources: Resources) -> None:
+    known = platform_names()
     if resources.needs_gpu and not GPU_PLATFORMS & set(known):
         raise ConfigError(
             "devices, workers-per-device, precision: expected a GPU platform (CUDA, OpenCL or HIP) on this machine, "
@@ -46,12 +75,6 @@ def check_resources(resources: Resources) -> None:
         there = ", ".join(f"{len(devices_of(name))} of {name}" for name in known if name in GPU_PLATFORMS)
         wanted = ",".join(map(str, resources.devices or ()))
         raise ConfigError(f"devices: expected numbers of devices that are there ({there}; from 0 on), got {wanted}")
-    for option in ("learner-device", "descriptor-device"):
-        device: str = getattr(resources, option.replace("-", "_"))
-        if device != "cpu":
-            from separatrix.trainer import check_device  # noqa: PLC0415 - torch takes seconds to load
-
-            check_device(option, device)
 
 
 def _platforms(resources: Resources) -> tuple[str, ...]:
@@ -85,7 +108,7 @@ def choose_platform(store: Store, config: RunConfig, resources: Resources, threa
         for name in _platforms(resources)
     }
     speeds = measure_platforms(
-        store.system_xml, config, _any_snapshot(store, config), platforms, seconds=_MEASURE_SECONDS
+        store.system_xml, config, any_snapshot(store, config), platforms, seconds=_MEASURE_SECONDS
     )
     best = speeds[0]
     if best.error:
@@ -160,7 +183,8 @@ def write_seed_paths(store: Store, chains: Iterable[int], paths: Sequence[SeedPa
         store.log("seed path", chain=chain, method=path.method, n_frames=len(path.positions))
 
 
-def _any_snapshot(store: Store, config: RunConfig) -> Snapshot:
+def any_snapshot(store: Store, config: RunConfig) -> Snapshot:
+    """Return a configuration of the system, whichever."""
     if chains := store.seed_chains():
         positions, box = store.seed_path(chains[0])
         return Snapshot(positions=positions[0], box=None if box is None else box[0])

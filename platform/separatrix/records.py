@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,18 @@ class Snapshot:
             raise ValueError(f"expected a box of shape (3, 3) nm, got {self.box.shape}")
 
 
+class Frames(Protocol):
+    """The positions of a path, an array (n_frames, n_atoms, 3) float32 nm or its like on disk."""
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        ...
+
+    def __getitem__(self, frame: int, /) -> Float32Array:
+        """Return the positions of one frame, (n_atoms, 3)."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShotTask:
     """One trial to be made by a worker.
@@ -92,8 +105,8 @@ class ShotOutcome:
 
     Attributes
     ----------
-    positions : (n_frames, n_atoms, 3) float32, nm, or None when the trial is no transition
-    box : (n_frames, 3, 3) float32, nm, or None without periodic boundaries (or without positions)
+    positions : (n_frames, n_atoms, 3) float32, nm; None when the trial is no transition, or they lie in ``trajectory``
+    box : (n_frames, 3, 3) float32, nm, or None without periodic boundaries or a transition
     n_frames : saved frames, the shooting point counted once
     kept : (n_kept,) int32, ascending; the frames a run keeps, all of a transition
     features : (n_kept, n_descriptors) float32
@@ -107,7 +120,7 @@ class ShotOutcome:
 
     chain: int
     step: int
-    positions: Float32Array | None
+    positions: Frames | None
     box: Float32Array | None
     n_frames: int
     kept: IntArray
@@ -242,7 +255,7 @@ class Path:
     """
 
     shot: int
-    positions: Float32Array
+    positions: Frames
     box: Float32Array | None
     features: Float32Array
     shared_frame: int = -1

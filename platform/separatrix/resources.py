@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from separatrix.errors import ConfigError
 
 GPU_PLATFORMS: Final = frozenset({"CUDA", "OpenCL", "HIP"})
 """OpenMM platforms that compute on devices which are chosen by number."""
+
+PLATFORMS: Final = ("Reference", "CPU", "CUDA", "HIP", "OpenCL")
+"""OpenMM platforms that some machine may have."""
 
 PRECISIONS: Final = ("single", "mixed", "double")
 
@@ -28,6 +32,9 @@ class Resources:
     precision : of GPU platforms: single, mixed (the default) or double
     learner_device : where the committor is trained: cpu, cuda, or cuda:N for one of several
     descriptor_device : where workers compute symmetry functions: cpu, or cuda for the GPU that each simulates on
+    executor : what makes shots: "processes" of this machine, or the workers of a "dask" cluster
+    scheduler : address of a Dask scheduler whose workers are used, whenever they join
+    cluster : file that tells how workers are asked of a batch system, see `separatrix.cluster`
 
     Raises
     ------
@@ -42,9 +49,13 @@ class Resources:
     precision: str | None = None
     learner_device: str = "cpu"
     descriptor_device: str = "cpu"
+    executor: str = "processes"
+    scheduler: str | None = None
+    cluster: Path | str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no machine could do."""
+        self._check_executor()
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"workers: expected 0 (in this process) or more, got {self.workers}")
         if self.devices is not None:
@@ -72,6 +83,29 @@ class Resources:
     def needs_gpu(self) -> bool:
         """Whether something is wanted that only GPU platforms have."""
         return any(value is not None for value in (self.devices, self.workers_per_device, self.precision))
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether other machines make the shots."""
+        return self.executor == "dask"
+
+    def _check_executor(self) -> None:
+        if self.executor not in ("processes", "dask"):
+            raise ConfigError(f"executor: expected processes or dask, got {self.executor!r}")
+        given = [name for name in ("scheduler", "cluster") if getattr(self, name) is not None]
+        if given and not self.on_cluster:
+            raise ConfigError(f"{given[0]}: expected it with executor = dask alone, got executor = {self.executor}")
+        if self.on_cluster and len(given) != 1:
+            raise ConfigError(
+                "executor = dask: expected scheduler (the address of one that runs) or cluster (a file that says how "
+                f"to ask for workers), got {'both' if given else 'neither'}"
+            )
+        for name in ("workers", "devices", "workers_per_device"):
+            if self.on_cluster and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name.replace('_', '-')}: expected it without executor = dask, where the cluster decides; "
+                    f"leave it out"
+                )
 
     def _check_devices(self, devices: tuple[int, ...]) -> None:
         if not devices or len(set(devices)) < len(devices) or min(devices) < 0:

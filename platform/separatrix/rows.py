@@ -79,17 +79,19 @@ def _restore_chain(store: Store, observables: Observables, shots: dict[str, np.n
     accepted = rows[shots["accepted"][rows]]
     if len(accepted) == 0:
         positions, box = store.seed_path(chain)
+        stored = store.seed_frames_of(chain, *positions.shape[:2])
         shot, shared_frame = -1, -1
     else:
         shot = int(accepted[-1])
         shared_frame = int(shots["shooting_frame"][shot])
         positions, box = store.trajectory(shot)
+        stored = store.frames_of(shot, *positions.shape[:2])
     parents = shots["parent"][accepted]
     grown = accepted[parents >= 0]
     fresh = shots["frame"][grown] != shots["shooting_frame"][shots["parent"][grown]]
     path = Path(
         shot=shot,
-        positions=positions,
+        positions=stored,  # a thousand paths in water would not fit into memory
         box=box,
         features=observables.features(positions, box),
         shared_frame=shared_frame,

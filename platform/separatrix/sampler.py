@@ -151,7 +151,7 @@ class Sampler:
         state = self._chains[outcome.chain]
         fresh: tuple[FloatArray, FloatArray] | None = None
         new_sum = 0.0
-        if outcome.positions is not None:
+        if outcome.is_transition:
             q = np.asarray(pending.model.q(outcome.features[1:-1]), dtype=float)
             fresh = q, self._weigh(q, pending.density)
             new_sum = float(fresh[1].sum())

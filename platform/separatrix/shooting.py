@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 import traceback
@@ -15,14 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.config import RunConfig, read_toml
-from separatrix.engine import Engine, Half, platform_properties, read_atoms
-from separatrix.errors import DeviceLostError, EngineError
+from separatrix.engine import (
+    Engine,
+    Half,
+    PlatformSpeed,
+    measure_platforms,
+    platform_names,
+    platform_properties,
+    read_atoms,
+)
+from separatrix.errors import ClusterError, DeviceLostError, EngineError
 from separatrix.observables import Observables
 from separatrix.records import (
     Float32Array,
     ShotFailure,
     ShotOutcome,
     ShotTask,
+    Snapshot,
     TrajectoryOutcome,
     TrajectoryTask,
     connects,
@@ -80,6 +91,28 @@ class WorkerSpec:
         return platform_properties(self.platform, threads=self.threads, device=self.device, precision=self.precision)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """All a worker on another machine needs to build its engine.
+
+    Attributes
+    ----------
+    run : folder of the run, on a file system the worker sees
+    beacon : a file in it, which tells a worker that it sees the folder that the session sees
+    platform : OpenMM platform, or "auto" for the fastest that the worker's machine has
+    precision : of GPU platforms
+    descriptor_device : where symmetry functions are computed: cpu, or cuda where the worker simulates on CUDA
+    start : a configuration to time platforms with
+    """
+
+    run: Path
+    beacon: Path
+    platform: str
+    precision: str
+    descriptor_device: str
+    start: Snapshot
+
+
 class Shooter:
     """Makes shots for one run.
 
@@ -119,6 +152,7 @@ class Shooter:
         """
         start = time.perf_counter()
         engine, measure = self.engine, self.observables.measure
+        engine.abandoned = False
         engine.reseed(task.seed)
         forward_v, backward_v = engine.draw_velocities(task.snapshot, self._seeded(task.seed))
         forward = engine.half(task.snapshot, forward_v, measure, self.max_frames)
@@ -126,7 +160,7 @@ class Shooter:
         positions, box, shooting_frame, ends = _join(task, backward, forward)
         transition = connects(ends)
         trajectory = None
-        if transition and self.run is not None:
+        if transition and self.run is not None and not engine.abandoned:
             trajectory = write_trajectory(self.run, f"{task.chain}-{task.step}", positions, box)
         kept = kept_frames(len(positions), shooting_frame, ends)
         seen = positions if transition else positions[kept]
@@ -134,7 +168,7 @@ class Shooter:
         return ShotOutcome(
             chain=task.chain,
             step=task.step,
-            positions=positions if transition else None,
+            positions=positions if transition and trajectory is None else None,
             box=box if transition else None,
             n_frames=len(positions),
             kept=kept,
@@ -159,6 +193,7 @@ class Shooter:
         """
         start = time.perf_counter()
         engine = self.engine
+        engine.abandoned = False
         engine.reseed(task.seed)
         velocities, _ = engine.draw_velocities(task.snapshot, self._seeded(task.seed))
         half = engine.half(task.snapshot, velocities, self.observables.measure, self.max_frames)
@@ -223,6 +258,61 @@ def _shooter() -> Shooter:
         except EngineError as error:
             raise DeviceLostError(str(error)) from error
     return _here.shooter  # type: ignore[no-any-return]
+
+
+class ClusterShooter:
+    """The shooter of a worker on another machine, as its executor sees it.
+
+    Attributes
+    ----------
+    report : its platform, and how fast that is
+    """
+
+    def __init__(self, report: PlatformSpeed) -> None:
+        self.report = report
+        self._here = vars(_here)  # of this thread, where another shooter may come to stand when a device is lost
+
+    def abandon(self) -> None:
+        """End the shot at work soon; called from another thread."""
+        shooter: Shooter | None = self._here.get("shooter")
+        if shooter is not None:
+            shooter.engine.abandoned = True
+
+
+def join_cluster(threads: int, spec: ClusterSpec) -> ClusterShooter:
+    """Build the shooter of this thread in a worker on another machine.
+
+    Raises
+    ------
+    ClusterError
+        The worker does not see the run, or may not write there.
+    EngineError
+        No platform of its machine can run the system.
+    """
+    host = socket.gethostname()
+    if not spec.beacon.exists():
+        raise ClusterError(
+            f"on {host} there is no {spec.run}: expected the run on a file system that the session and all "
+            "workers see under the same path; make it there"
+        )
+    if not os.access(spec.beacon.parent, os.W_OK):
+        raise ClusterError(f"on {host} the worker may not write to {spec.beacon.parent}, where trajectories go")
+    config = RunConfig.from_data(read_toml(spec.run / "config.toml"), where=str(spec.run / "config.toml"))
+    names = platform_names() if spec.platform == "auto" else (spec.platform,)
+    platforms = {name: platform_properties(name, threads=threads, precision=spec.precision) for name in names}
+    xml = (spec.run / "system" / "system.xml").read_text()
+    best = measure_platforms(xml, config, spec.start, platforms)[0]
+    if best.error:
+        raise EngineError(f"on {host} no platform can run this system: {best.platform}: {best.error}")
+    worker = WorkerSpec(
+        run=spec.run,
+        platform=best.platform,
+        threads=threads,
+        precision=spec.precision,
+        descriptor_device=spec.descriptor_device if best.platform == "CUDA" else "cpu",
+    )
+    start_worker(worker)
+    return ClusterShooter(best)
 
 
 def shoot(task: ShotTask) -> ShotOutcome | ShotFailure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from typing import Final
+from typing import Any, Final, Protocol
 
 from separatrix.errors import WorkersLostError
 
@@ -46,3 +46,16 @@ class WorkerExecutor(Executor):
     def lost(self) -> Mapping[int, str]:
         """Workers that were given up, and why."""
         return {}
+
+
+class Bench(Protocol):
+    """What a worker of a cluster has built to work with."""
+
+    @property
+    def report(self) -> Any:
+        """What the session should know of it; sent once, when the worker joins."""
+        ...
+
+    def abandon(self) -> None:
+        """End the task at work soon, from another thread: nobody waits for it any more."""
+        ...

@@ -22,6 +22,7 @@ import zarr
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from separatrix.errors import SeparatrixError, StoreError
+from separatrix.records import Float32Array
 
 Json = dict[str, Any]
 
@@ -186,12 +187,52 @@ def write_array(folder: Path, array: ArrayLike, dimensions: tuple[str, ...], att
         raise ValueError(f"expected a numeric array with an axis for {folder.name}, got {values.dtype} {values.shape}")
     values = values.astype(values.dtype.newbyteorder("<"), copy=False)
     row_bytes = max(values[:1].nbytes, 1)
-    chunk_rows = max(min(_ARRAY_CHUNK_BYTES // row_bytes, len(values)), 1)
+    chunk_rows = _rows_per_chunk(row_bytes, len(values))
     create_column(folder, values.dtype, values.shape, chunk_rows, dimensions, attributes)
     for chunk, start in enumerate(range(0, len(values) if values.size else 0, chunk_rows)):
         with (folder / _chunk_name(chunk, values.ndim)).open("wb") as file:
             file.write(values[start : start + chunk_rows].data)
             file.truncate(chunk_rows * row_bytes)
+
+
+class StoredFrames:
+    """The frames of an array that `write_array` wrote, read one at a time: few of them are ever asked for.
+
+    Parameters
+    ----------
+    folder : of the array
+    shape : (n_frames, n_atoms, 3), float32
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
+        self._folder, self._shape = folder, shape
+        self._frame_bytes = 4 * shape[1] * shape[2]
+        self._chunk_rows = _rows_per_chunk(self._frame_bytes, shape[0])
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return self._shape[0]
+
+    def __getitem__(self, frame: int) -> Float32Array:
+        """Return the positions of one frame, (n_atoms, 3).
+
+        Raises
+        ------
+        IndexError
+            There is no such frame.
+        StoreError
+            It cannot be read.
+        """
+        if not 0 <= frame < self._shape[0]:
+            raise IndexError(f"expected a frame in 0..{self._shape[0] - 1}, got {frame}")
+        chunk, row = divmod(frame, self._chunk_rows)
+        positions = np.empty(self._shape[1:], "<f4")
+        path = self._folder / _chunk_name(chunk, 3)
+        with _reading(path), path.open("rb", buffering=0) as file:
+            file.seek(row * self._frame_bytes)
+            if file.readinto(positions.reshape(-1).view(np.uint8).data) != self._frame_bytes:
+                raise StoreError(f"the run is damaged: expected more bytes in {path}; {RESTORE}")
+        return positions
 
 
 def read_group(folder: Path) -> tuple[dict[str, NDArray[Any]], Json]:
@@ -307,6 +348,10 @@ def _write_all(file: int, octets: memoryview, offset: int) -> None:
     while octets:
         written = os.pwrite(file, octets, offset)
         octets, offset = octets[written:], offset + written
+
+
+def _rows_per_chunk(row_bytes: int, n_rows: int) -> int:
+    return max(min(_ARRAY_CHUNK_BYTES // row_bytes, n_rows), 1)
 
 
 def _chunk_name(chunk: int, n_axes: int) -> str:

@@ -38,6 +38,7 @@ from separatrix.records import Float32Array, FloatArray, IntArray, Snapshot
 from separatrix.store.arrays import (
     RESTORE,
     Json,
+    StoredFrames,
     Table,
     append_line,
     create_group,
@@ -197,13 +198,15 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Discard what was not committed, cut the arrays to what was, and give the lock back."""
+        """Discard what was not committed and what nobody adopted, cut the arrays, and give the lock back."""
         lock, self._lock = self._lock, None
         self._new_shots.clear()
         self._new_frames.clear()
         self._models = self._committed.models
         if lock is not None:
             try:
+                shutil.rmtree(self.path / "pending", ignore_errors=True)
+                (self.path / "pending").mkdir(exist_ok=True)
                 self._trim()
             finally:
                 lock.release()
@@ -350,6 +353,14 @@ class Store:
             raise ValueError(f"expected a shot that is not committed yet (from {self._committed.shots} on), got {shot}")
         with disk_errors(self.path, self._committed.shots):
             (self.path / pending).rename(self._zarr / "trajectories" / str(shot))
+
+    def frames_of(self, shot: int, n_frames: int, n_atoms: int) -> StoredFrames:
+        """Return the positions of a shot's whole trajectory, read frame by frame when they are asked for."""
+        return StoredFrames(self._zarr / "trajectories" / str(shot) / "positions", (n_frames, n_atoms, 3))
+
+    def seed_frames_of(self, chain: int, n_frames: int, n_atoms: int) -> StoredFrames:
+        """Return the positions of a chain's seed path, read frame by frame when they are asked for."""
+        return StoredFrames(self._zarr / "seeds" / str(chain) / "positions", (n_frames, n_atoms, 3))
 
     def trajectory(self, shot: int) -> tuple[Float32Array, Float32Array | None]:
         """Return positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, of a shot.

@@ -1,0 +1,72 @@
+"""Dask workers as jobs of SLURM."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dask_jobqueue import SLURMCluster
+
+from separatrix.cluster import SlurmCluster
+from separatrix.errors import ClusterError
+
+
+class SlurmWorkers:
+    """Workers that SLURM starts for this session, and a Dask scheduler of its own in this process.
+
+    Parameters
+    ----------
+    spec : what to ask for
+    n_workers : how many workers to ask for
+    logs : folder where jobs write what they say
+
+    Raises
+    ------
+    ClusterError
+        This machine has no ``sbatch``, or no scheduler can be started.
+    """
+
+    def __init__(self, spec: SlurmCluster, n_workers: int, logs: Path) -> None:
+        if shutil.which("sbatch") is None:
+            raise ClusterError(
+                "expected SLURM's sbatch on this machine, found none; run this on a login node of the cluster, "
+                "or start Dask workers yourself and use --scheduler"
+            )
+        self._n_jobs = -(-n_workers // spec.workers_per_job)
+        options: dict[str, Any] = {
+            "queue": spec.partition,
+            "account": spec.account,
+            "walltime": spec.walltime,
+            "cores": spec.cores,
+            "processes": spec.workers_per_job,
+            "memory": spec.memory,
+            "job_extra_directives": spec.directives,
+            "job_script_prologue": spec.prologue,
+            "interface": spec.interface,
+            "local_directory": spec.scratch,
+            "log_directory": str(logs),
+            "job_name": "separatrix",
+        }
+        try:
+            self.cluster: Any = SLURMCluster(
+                **{name: value for name, value in options.items() if value is not None},
+                scheduler_options={"dashboard_address": None},
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ClusterError(f"no Dask scheduler can be started here: {error}") from None
+
+    @property
+    def job_script(self) -> str:
+        """What is given to ``sbatch``."""
+        return str(self.cluster.job_script())
+
+    def ask(self) -> None:
+        """Ask for the jobs that are missing: all at first, later those that ended."""
+        self.cluster.scale(jobs=self._n_jobs)
+
+    def close(self) -> None:
+        """Cancel the jobs and end the scheduler."""
+        with suppress(Exception):  # what is gone need not be ended
+            self.cluster.close(timeout=10)
