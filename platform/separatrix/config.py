@@ -65,6 +65,47 @@ class CatalogueSystem(_Dynamics):
     solvent: str | None = _field(None, "", "Solvent model, for systems that offer a choice.")
 
 
+class FilesSystem(_Dynamics):
+    """A system from files of one's own; relative paths begin at the folder of the configuration."""
+
+    kind: Literal["files"] = _field("files", "", "Your own molecule, from files.")
+    topology: str = _field(
+        ..., "", "File with the atoms: PDB, mmCIF, an Amber topology (.prmtop, .parm7) or one of Gromacs (.top)."
+    )
+    force_field: list[str] = _field(
+        [],
+        "",
+        "For PDB and mmCIF: force fields of OpenMM by name, such as amber14-all.xml and implicit/obc2.xml, or XML "
+        "files of your own.",
+    )
+    system_xml: str | None = _field(
+        None, "", "For PDB and mmCIF in place of a force field: an OpenMM System in XML, used as it is."
+    )
+    include_folder: str | None = _field(
+        None, "", "For Gromacs: folder of the force fields that the .top includes, such as /usr/share/gromacs/top."
+    )
+    starts: list[str] = _field(
+        [],
+        "",
+        "Files to start from, of any format MDTraj reads: every frame is a start; one inside one of the states is "
+        "enough. Absent: the coordinates of a PDB or mmCIF topology.",
+    )
+    constraints: Literal["none", "h-bonds", "all-bonds"] | None = _field(
+        None, "", "Bonds of fixed length; water is always rigid. Absent: h-bonds. A System in XML has its own."
+    )
+    nonbonded: Literal["no-cutoff", "cutoff", "pme"] | None = _field(
+        None, "", "Long-range forces. Absent: pme in a periodic box, else no-cutoff. A System in XML has its own."
+    )
+    cutoff: float | None = _field(None, "nm", "Of nonbonded forces. Absent: 1 nm.", gt=0)
+    hydrogen_mass: float | None = _field(
+        None, "amu", "Mass of hydrogens, taken from their neighbours: 4 allows longer time steps.", ge=1, le=5
+    )
+    implicit_solvent: Literal["hct", "obc1", "obc2", "gbn", "gbn2"] | None = _field(
+        None, "", "For Amber topologies; with force fields of OpenMM, name implicit/obc2.xml and the like among them."
+    )
+    sha256: dict[str, str] = _field({}, "", "SHA-256 of every file, filled in when a run is made.")
+
+
 class TableSystem(_Section):
     """A table of shots that exist already; `separatrix learn` makes such a run. Nothing can be simulated in it."""
 
@@ -76,19 +117,24 @@ class TableSystem(_Section):
 
 def _system_tag(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return str(kind) if kind in ("potential", "table") else "catalogue"
+    return str(kind) if kind in ("potential", "files", "table") else "catalogue"
 
 
 SystemConfig = Annotated[
     Annotated[PotentialSystem, Tag("potential")]
+    | Annotated[FilesSystem, Tag("files")]
     | Annotated[CatalogueSystem, Tag("catalogue")]
     | Annotated[TableSystem, Tag("table")],
     Discriminator(_system_tag),
 ]
 
 
+DynamicSystem = PotentialSystem | FilesSystem | CatalogueSystem
+"""What moves."""
+
 _SYSTEMS: Mapping[str, type[_Section]] = {
     "potential": PotentialSystem,
+    "files": FilesSystem,
     "catalogue": CatalogueSystem,
     "table": TableSystem,
 }
@@ -220,7 +266,7 @@ class RunConfig(_Section):
         return validated(cls, data, where=where)
 
     @property
-    def dynamics(self) -> PotentialSystem | CatalogueSystem:
+    def dynamics(self) -> DynamicSystem:
         """What moves, and how.
 
         Raises
@@ -257,6 +303,13 @@ _RECORDS: Mapping[str, type[_Section]] = {"extra": ExtraParticles, "symmetry_fun
 
 _ALTERNATIVES = frozenset({*_SYSTEMS, "str", "list[int]"})
 """What pydantic puts into the place of an error where several types are allowed, and nobody wrote."""
+
+
+_PATHS: Mapping[str, tuple[str, ...]] = {
+    "seeding": ("trajectory",),
+    "system": ("topology", "force_field", "system_xml", "include_folder", "starts"),
+}
+"""What names files."""
 
 
 def validated(model: type[_Model], data: Mapping[str, Any], *, where: str) -> _Model:
@@ -303,10 +356,26 @@ def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     data : plain data such as parsed TOML
     folder : where relative paths of files begin
     """
-    seeding = data.get("seeding")
-    if not isinstance(seeding, Mapping) or not isinstance(seeding.get("trajectory"), str):
-        return dict(data)
-    return {**data, "seeding": {**seeding, "trajectory": str((folder / seeding["trajectory"]).absolute())}}
+    result = dict(data)
+    for table, names in _PATHS.items():
+        values = data.get(table)
+        if not isinstance(values, Mapping) or (table == "system" and values.get("kind") != "files"):
+            continue
+        result[table] = dict(values)
+        for name in names:
+            if name in values:
+                result[table][name] = _anchored(values[name], folder, only_files=name == "force_field")
+    return result
+
+
+def _anchored(value: Any, folder: Path, *, only_files: bool) -> Any:
+    """Return a path, or a list of paths, from a folder on; names of which there is no file may mean something else."""
+    if isinstance(value, list):
+        return [_anchored(item, folder, only_files=only_files) for item in value]
+    if not isinstance(value, str):
+        return value
+    path = (folder / value).absolute()
+    return value if only_files and not path.is_file() else str(path)
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from separatrix.errors import DeviceLostError, EngineError
 from separatrix.kernels import Measure, Simulation, cells_of, follow, load_library, state_of
 from separatrix.records import NO_STATE, Atoms, Float32Array, FloatArray, Snapshot
 from separatrix.resources import GPU_PLATFORMS
+from separatrix.topologies import pdb_text
 from separatrix.units import FS_PER_PS, thermal_energy
 
 _QUIET_FORCES: Final = frozenset(
@@ -158,10 +158,7 @@ def _number(residue: app.topology.Residue) -> int:
 
 def serialize(system: openmm.System, topology: app.Topology, snapshot: Snapshot) -> tuple[str, str]:
     """Return a system as OpenMM XML, and its topology as PDB text with the coordinates of a snapshot."""
-    text = io.StringIO()
-    positions = snapshot.positions.astype(float) * openmm.unit.nanometer
-    app.PDBFile.writeFile(topology, positions, text, keepIds=True)
-    return openmm.XmlSerializer.serialize(system), text.getvalue()
+    return openmm.XmlSerializer.serialize(system), pdb_text(topology, snapshot.positions)
 
 
 def load_failures() -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,8 +18,9 @@ from separatrix.config import (
     RunConfig,
     SamplingConfig,
     SeedingConfig,
+    anchored,
 )
-from separatrix.errors import SeparatrixError
+from separatrix.errors import SeparatrixError, SystemBuildError
 from separatrix.systems import CATALOGUE, resolve
 from separatrix_dashboards.form import ConfigForm, check
 from separatrix_dashboards.form.problems import place_of
@@ -86,7 +88,7 @@ def test_every_value_of_the_configuration_has_a_widget_with_its_words(data, syst
 
 
 def test_units_limits_and_choices_come_from_the_schema():
-    specs = {spec.key: spec for spec in field_specs(RunConfig.model_json_schema(), landscape=False)}
+    specs = {spec.key: spec for spec in field_specs(RunConfig.model_json_schema(), "alanine-dipeptide")}
     assert specs["system", "temperature"].unit == "K"
     assert specs["committor", "members"].limits == "1 to 64"
     assert specs["sampling", "selector"].options == ("lorentzian", "gaussian", "uniform")
@@ -115,6 +117,23 @@ def test_a_landscape_of_ones_own_goes_through_the_form():
     assert resolve(tomllib.loads(form.toml)) == resolve(LANDSCAPE)
     assert "A = [-1.0, -1.0, 0.0]" in form.toml
     assert check(form.data).system.particles == 2
+
+
+def test_a_molecule_from_files_goes_through_the_form():
+    folder = Path(__file__).parents[1] / "data" / "helix"
+    data = anchored(tomllib.loads((folder / "helix.toml").read_text()), folder)
+    form = ConfigForm(data)
+    assert form.problems == {}
+    assert "sha256" not in form.toml
+    assert resolve(form.data) == resolve(data)
+    assert resolve(tomllib.loads(form.toml)) == resolve(data)
+    assert form.fields["system", "nonbonded"].spec.options == ("no-cutoff", "cutoff", "pme")
+    assert form.fields["system", "cutoff"].spec.unit == "nm"
+    assert check(form.data).system.sha256
+    with pytest.raises(SystemBuildError) as error:
+        check({**data, "system": {**data["system"], "starts": ["nowhere.xtc"]}})
+    form.show(error.value)
+    assert "nowhere.xtc" in form.problems["system", "starts"]
 
 
 def test_the_data_hold_what_was_changed_and_nothing_else():

@@ -15,7 +15,7 @@ from separatrix.config import RunConfig
 from separatrix.systems import KINDS, resolve
 from separatrix_dashboards.form.fields import FIELDS, Field, Problem
 from separatrix_dashboards.form.problems import Key, place_of, plain_error, value_problems
-from separatrix_dashboards.form.specs import FieldSpec, field_specs
+from separatrix_dashboards.form.specs import FieldSpec, field_specs, is_own
 
 _SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "System": ("system",),
@@ -34,6 +34,9 @@ _FOREMOST: Final[tuple[Key, ...]] = (
     ("system", "solvent"),
     ("system", "expression"),
     ("system", "start"),
+    ("system", "topology"),
+    ("system", "force_field"),
+    ("system", "starts"),
     ("system", "temperature"),
     ("sampling", "steps"),
     ("sampling", "chains"),
@@ -69,11 +72,10 @@ class ConfigForm:
         config = resolve(data)
         values = config.model_dump(mode="json", exclude_none=True)
         self.kind: str = config.system.kind
-        self.is_landscape = self.kind == "potential"
         self._listener: Callable[[], None] = lambda: None
         self._filling = True
         self._baseline = self._defaults(values["system"].get("solvent"))
-        specs = field_specs(RunConfig.model_json_schema(), self.is_landscape)
+        specs = field_specs(RunConfig.model_json_schema(), self.kind)
         self.fields: dict[Key, Field] = {
             spec.key: FIELDS[s.kind](s, self._changed) for spec in specs for s in [self._own(spec)]
         }
@@ -176,10 +178,10 @@ class ConfigForm:
 
     def _defaults(self, solvent: str | None) -> dict[str, Any]:
         """Return what the configuration is when nothing is said but the kind of system and its solvent."""
-        if self.is_landscape:
+        if is_own(self.kind):
             schema = RunConfig.model_json_schema()
             defaults: dict[str, Any] = {}
-            for spec in field_specs(schema, landscape=True):
+            for spec in field_specs(schema, self.kind):
                 if spec.default is not None:
                     _put(defaults, spec.key, spec.default)
             return defaults
@@ -225,7 +227,7 @@ class ConfigForm:
 
     def _keys(self, heading: str) -> list[Key]:
         tables = _SECTIONS[heading]
-        hidden = set() if self._solvents or self.is_landscape else {("system", "solvent")}
+        hidden = set() if self._solvents or is_own(self.kind) else {("system", "solvent")}
         return [key for key in self.fields if key[0] in tables and key not in hidden]
 
     def _card(self, heading: str) -> pmui.Card:

@@ -17,7 +17,7 @@ from separatrix.systems import build_system
 
 Key = tuple[str, ...]
 
-_TAGS: Final = ("potential", "catalogue")
+_TAGS: Final = ("potential", "files", "catalogue")
 
 
 def check(data: Mapping[str, Any]) -> RunConfig:

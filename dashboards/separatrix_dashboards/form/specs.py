@@ -13,6 +13,10 @@ _LABELS: Final = {
     "system.timestep": "Time step",
     "system.start": "Start of each state",
     "system.extra": "Further particles",
+    "system.topology": "File with the atoms",
+    "system.force_field": "Force fields, one per line",
+    "system.system_xml": "System in XML",
+    "system.starts": "Files to start from, one per line",
     "collective_variables": "Collective variables",
     "states": "States",
     "descriptors.columns": "Descriptors, one per line",
@@ -75,23 +79,35 @@ class FieldSpec:
     default: Any = None
 
 
-def field_specs(schema: Mapping[str, Any], landscape: bool) -> tuple[FieldSpec, ...]:
+_SYSTEMS: Final = {"potential": "PotentialSystem", "files": "FilesSystem"}
+"""Kinds of systems that are all the user's own; the others are those of the catalogue."""
+
+_WORKED_OUT: Final = (("system", "sha256"),)
+"""What nobody chooses."""
+
+
+def is_own(kind: str) -> bool:
+    """Return whether a kind of system has no defaults but those of the schema."""
+    return kind in _SYSTEMS
+
+
+def field_specs(schema: Mapping[str, Any], kind: str) -> tuple[FieldSpec, ...]:
     """Return every value of a configuration, in the order of its schema.
 
     Parameters
     ----------
     schema : ``RunConfig.model_json_schema()``
-    landscape : whether the system is a custom landscape or one of the catalogue
+    kind : of the system
     """
     definitions = schema["$defs"]
-    system = definitions["PotentialSystem" if landscape else "CatalogueSystem"]
+    system = definitions[_SYSTEMS.get(kind, "CatalogueSystem")]
     specs = _section_specs(("system",), system, definitions)
     for name, entry in schema["properties"].items():
         if "$ref" in entry:
             specs += _section_specs((name,), _referred(entry, definitions), definitions)
         elif name != "system":
             specs.append(_spec((name,), entry, definitions, required=False))
-    return tuple(specs)
+    return tuple(spec for spec in specs if spec.key not in _WORKED_OUT)
 
 
 def _section_specs(

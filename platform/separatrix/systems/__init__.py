@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from separatrix.config import NOTHING_MOVES, CatalogueSystem, PotentialSystem, RunConfig
+from separatrix.config import NOTHING_MOVES, CatalogueSystem, FilesSystem, PotentialSystem, RunConfig
 from separatrix.errors import ConfigError
 from separatrix.expressions import suggestion
 from separatrix.systems.alanine_dipeptide import ALANINE_DIPEPTIDE
 from separatrix.systems.base import System, SystemEntry
+from separatrix.systems.files import FILES, pinned
 from separatrix.systems.hummer_szabo import HUMMER_SZABO
 from separatrix.systems.mueller_brown import MUELLER_BROWN
 from separatrix.systems.potential import POTENTIAL
@@ -20,7 +21,7 @@ CATALOGUE: dict[str, SystemEntry] = {
 }
 """Systems that are complete by name alone."""
 
-KINDS: dict[str, SystemEntry] = {**CATALOGUE, POTENTIAL.name: POTENTIAL}
+KINDS: dict[str, SystemEntry] = {**CATALOGUE, POTENTIAL.name: POTENTIAL, FILES.name: FILES}
 """Everything ``system.kind`` may say."""
 
 _REPLACED_WHOLE = frozenset({"collective_variables", "states"})
@@ -43,6 +44,8 @@ def resolve(data: Mapping[str, Any], *, where: str = "configuration") -> RunConf
     ------
     ConfigError
         If the kind of system or its solvent is unknown, or the configuration is wrong.
+    SystemBuildError
+        If a file of the user's own system cannot be read.
     """
     system = data.get("system")
     if not isinstance(system, Mapping) or not isinstance(system.get("kind"), str):
@@ -58,6 +61,8 @@ def resolve(data: Mapping[str, Any], *, where: str = "configuration") -> RunConf
     if config.committor.frames is None:
         overdamped = config.dynamics.integrator == "brownian"
         changes["committor"] = config.committor.model_copy(update={"frames": overdamped})
+    if isinstance(config.system, FilesSystem):
+        changes["system"] = pinned(config.system)
     return config.model_copy(update=changes)
 
 
@@ -75,7 +80,7 @@ def build_system(config: RunConfig) -> System:
     entry = _entry(settings.kind, "configuration")
     if isinstance(settings, CatalogueSystem):
         _check_solvent(entry, settings.solvent, "configuration")
-    else:
+    elif isinstance(settings, PotentialSystem):
         _check_start_names(settings, config.states)
     return entry.build(settings)
 

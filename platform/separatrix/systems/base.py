@@ -9,7 +9,7 @@ from typing import Any
 import openmm
 from openmm import app
 
-from separatrix.config import CatalogueSystem, PotentialSystem
+from separatrix.config import DynamicSystem
 from separatrix.errors import SystemBuildError
 from separatrix.records import Snapshot
 
@@ -71,5 +71,5 @@ class SystemEntry:
     title: str
     description: str
     defaults: Callable[[Mapping[str, Any]], dict[str, Any]]
-    build: Callable[[CatalogueSystem | PotentialSystem], System]
+    build: Callable[[DynamicSystem], System]
     solvents: tuple[str, ...] = ()

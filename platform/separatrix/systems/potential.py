@@ -10,7 +10,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from separatrix.config import CatalogueSystem, ExtraParticles, Point, PotentialSystem
+from separatrix.config import DynamicSystem, ExtraParticles, Point, PotentialSystem
 from separatrix.errors import ConfigError, SystemBuildError
 from separatrix.records import Snapshot
 from separatrix.systems.base import System, SystemEntry
@@ -134,7 +134,7 @@ def _is_point(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) for v in value)
 
 
-def _build(config: CatalogueSystem | PotentialSystem) -> System:
+def _build(config: DynamicSystem) -> System:
     if not isinstance(config, PotentialSystem):
         raise SystemBuildError(f"potential: expected the settings of a landscape, got kind {config.kind!r}")
     return build_landscape(config, name=POTENTIAL.name, description=POTENTIAL.description)
