@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.config import RunConfig
+from separatrix.logits import effective_q, p_transition
 from separatrix.reader import Reader
 from separatrix.records import Status
 from separatrix.store import RESULTS, is_locked
+from separatrix.training_data import end_counts
 from separatrix_dashboards.analyses import Analysis
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class RunSnapshot:
     path : absolute folder of the run
     name : folder relative to the server's, or its last part
     revision : counts up whenever something changed
-    shots : columns of ``separatrix.store.SHOT_COLUMNS``, (n_shots, ...), committed rows only
+    shots : columns of ``separatrix.store.shot_columns``, (n_shots, ...), committed rows only
     frames : ``features`` (m, d), ``cvs`` (m, k), ``shot`` (m,), ``offset`` (m,); loaded on first use
     reports : model version -> what its training gave; loaded one by one
     events : lines of the run's log, oldest first
@@ -78,15 +80,28 @@ class RunSnapshot:
     def foretold_q(self) -> NDArray[Any]:
         """Logit of every shot that was predicted without knowing it (n_shots,); nan where there is none.
 
-        A run that samples predicts before each shot; of a table, the networks that hold a row out do.
+        A run that samples predicts before each shot; of a table, the networks that hold a row out do. For more than two
+        states it is the effective logit.
         """
-        if self.config.table is None:
-            return self.shots["q"]
-        q = np.full(self.n_shots, np.nan)
+        return self.shots["q"] if self.config.table is None else effective_q(self._held_out_logits())
+
+    @property
+    def foretold_p_transition(self) -> NDArray[Any]:
+        """Probability of a transition that was predicted of every shot without knowing it, as `foretold_q`."""
+        return self.shots["p_transition"] if self.config.table is None else p_transition(self._held_out_logits())
+
+    def _held_out_logits(self) -> NDArray[Any]:
+        n_states = len(self.state_names)
+        logits = np.full((self.n_shots, n_states) if n_states > 2 else self.n_shots, np.nan)
         if self.model_version:
             report = self.reports[self.model_version]
-            q[report["shot"]] = report["held_out_q"]
-        return q
+            logits[report["shot"]] = report["held_out_q"]
+        return logits
+
+    @property
+    def n_ends(self) -> NDArray[Any]:
+        """How many trajectories of every shot ended in each state, (n_shots, n_states)."""
+        return end_counts(self.shots)
 
     @property
     def model_version(self) -> int:

@@ -33,6 +33,7 @@ from separatrix.preparing import check_resources
 from separatrix.progress import activity, clock, status_numbers, steps_in_words
 from separatrix.resources import Resources, parse_devices
 from separatrix.systems import CATALOGUE
+from separatrix.training_data import end_counts
 
 if TYPE_CHECKING:
     from separatrix.mechanism import Mechanism
@@ -332,6 +333,11 @@ def _print_mechanism(run: Path, mechanism: Mechanism) -> None:
     console.print(
         f"{n_above} of {n_groups} are above the noise, {mechanism.noise_line:.4f}\n", style="dim", highlight=False
     )
+    if mechanism.recommended is None:
+        console.print(
+            Text(f"formulas are for two states so far; stored in {run}: separatrix explain {run} --json", "dim")
+        )
+        return
     formulas = Table(box=None, pad_edge=False, title="Formulas", title_justify="left")
     formulas.add_column("complexity", justify="right")
     formulas.add_column("logit q of the committor to B", overflow="fold")
@@ -361,6 +367,7 @@ def _in_words(run: Path, reader: Reader) -> dict[str, str]:
         "state": status.state.value,
         "steps": f"{steps_in_words(status)} in {config.sampling.chains} chains, {config.sampling.selector} selection",
         **numbers,
+        **_pairs_in_words(summary),
         "MD done": f"{status.md_steps:,} steps ({nanoseconds:,.3g} ns) in {clock(status.seconds)} of sampling",
         "calibration": _calibration_in_words(summary["calibration"]),
         "message": status.message,
@@ -370,17 +377,14 @@ def _in_words(run: Path, reader: Reader) -> dict[str, str]:
 
 def _table_in_words(run: Path, reader: Reader, table: TableSystem) -> dict[str, str]:
     """Return what `show` tells people of a run that was made from a table."""
-    config, shots, summary = reader.config, reader.columns("shots"), reader.summary()
+    config, counts, summary = reader.config, end_counts(reader.columns("shots")), reader.summary()
     numbers = status_numbers(reader.status(), config)
     groups = f", in {config.sampling.chains:,} groups by {table.groups}" if table.groups else ""
-    ends = (
-        f"{int(shots[column].sum()):,} to {name}"
-        for column, name in zip(("n_A", "n_B"), reader.state_names, strict=True)
-    )
+    ends = (f"{n:,} to {name}" for n, name in zip(counts.sum(axis=0).tolist(), reader.state_names, strict=True))
     return {
         "run": str(run),
         "made from": f"{table.file}, a table of shots; nothing is simulated",
-        "configurations": f"{len(shots['n_A']):,}{groups}",
+        "configurations": f"{len(counts):,}{groups}",
         "shots": ", ".join(ends),
         "columns": f"{len(reader.observables.descriptors.names):,}",
         "held-out loss": numbers["held-out loss"],
@@ -389,7 +393,20 @@ def _table_in_words(run: Path, reader: Reader, table: TableSystem) -> dict[str, 
     }
 
 
+def _pairs_in_words(summary: dict[str, Any]) -> dict[str, str]:
+    """Return the transitions of every pair of more than two states."""
+    if len(summary["pairs"]) < 2 or not summary["steps"]:
+        return {}
+    words = [
+        f"{'-'.join(pair['states'])} {pair['transitions']:,} (yield {pair['yield']:.3f} ± {pair['yield_error']:.3f})"
+        for pair in summary["pairs"]
+    ]
+    return {"by pair": ", ".join(words)}
+
+
 def _calibration_in_words(calibration: dict[str, Any] | None) -> str:
+    if calibration is not None and "states" in calibration:
+        return "; ".join(f"{name}: {_calibration_in_words(fit)}" for name, fit in calibration["states"].items())
     if calibration is None or calibration["slope"] is None:
         return "-"
     slope, intercept = (

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from separatrix.errors import ColumnMismatchError, StoreError
+from separatrix.logits import effective_q, probabilities
 from separatrix.records import Float32Array
 from separatrix.threads import single_thread
 
@@ -101,39 +102,6 @@ def backpropagate(weights: Sequence[Tensor], inputs: Tensor, slope: Callable[[Te
         before[:, :, : matrices[layer].shape[2]] += by_hidden  # past the layer, as a residual
         by_hidden = before
     return tuple(reversed(gradients))
-
-
-def effective_q(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    r"""Return one logit per row that says how far a configuration is from the separatrix.
-
-    For two states it is the logit of p_B itself. For more it solves the two-state relation ``p_TP = 1 / (1 + cosh q)``
-    with ``p_TP = 1 - sum_i p_i^2``: ``q = arccosh(max(1/p_TP - 1, 1))``, never negative.
-
-    Parameters
-    ----------
-    logits : (n,) for two states, (n, n_states) for more
-
-    Returns
-    -------
-    (n,) effective logits
-    """
-    if logits.ndim == 1:
-        return logits
-    p_transition = 1.0 - np.square(probabilities(logits)).sum(axis=1)
-    return np.asarray(np.arccosh(np.maximum(1.0 / np.maximum(p_transition, 1e-12) - 1.0, 1.0)))
-
-
-def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probability of each state, (n, n_states), from logits (n,) of two states or (n, n_states) of more.
-
-    >>> probabilities(np.array([0.0, 800.0]))
-    array([[0.5, 0.5],
-           [0. , 1. ]])
-    """
-    if logits.ndim == 1:
-        logits = np.stack([np.zeros_like(logits), logits], axis=1)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from separatrix.committor import Committor
 from separatrix.config import RunConfig, read_toml
-from separatrix.estimates import calibration, path_multiplicities
+from separatrix.estimates import calibration_dict, path_multiplicities
 from separatrix.records import Density, Reason
 from separatrix.rows import are_transitions
 from separatrix.selector import density_of
 from separatrix.store import GrowingTable, Store
 from separatrix.trainer import TrainingReport, expected_efficiency, train
-from separatrix.training_data import build_training_data
+from separatrix.training_data import build_training_data, end_counts
 
 EAGER_SHOTS = 200
 """A learner process with fewer shots than this competes for the processor; with more it yields."""
@@ -40,7 +40,7 @@ class Lesson:
     ----------
     data : the model's bytes
     report : what the training gave, plain values and arrays
-    density : of the accepted frames along p_B under this model
+    density : of the accepted frames between the states under this model
     """
 
     version: int
@@ -116,20 +116,21 @@ class Learner:
         rows, shot = rows[interior], shot[interior]
         if len(rows) == 0:
             return Density()
-        return density_of(model.q(frames["features"][rows]), multiplicity[shot])
+        return density_of(model.logits(frames["features"][rows]), multiplicity[shot])
 
     def _report(self, report: TrainingReport, density: Density, shots: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Return a training report as it is stored, with the calibration on held-out shooting points."""
         plain = {field.name: getattr(report, field.name) for field in fields(report)}
-        known = np.isfinite(report.held_out_q)
-        rows = report.shot[known]
-        fit = calibration(report.held_out_q[known], shots["n_A"][rows], shots["n_B"][rows]) if known.any() else None
+        q = report.held_out_q
+        known = np.isfinite(q).reshape(len(q), -1).all(axis=1)
+        counts = end_counts(shots)[report.shot[known]]
+        fit = None if not known.any() else calibration_dict(q[known], counts, self._store.state_names)
         # n_shots counts rows of the run, failures included: the next training is due by it.
         return plain | {
             "validation_loss": report.validation_loss if math.isfinite(report.validation_loss) else None,
             "n_shots": len(shots["chain"]),
             "density": list(density.counts),
-            "calibration": None if fit is None else fit.as_dict(),
+            "calibration": fit,
         }
 
 

@@ -311,7 +311,7 @@ class Loop:
             n_atoms = len(flight.task.snapshot.positions)
             outcome = replace(outcome, positions=self._store.frames_of(shot, outcome.n_frames, n_atoms))
         verdict = self._sampler.tell(outcome, shot)
-        row = shot_row(flight.task, parent, verdict, flight.retries, outcome)
+        row = shot_row(flight.task, parent, verdict, flight.retries, outcome, len(self._config.states))
         self._store.append(row, outcome.features, outcome.cvs, outcome.kept - outcome.shooting_frame)
         self._count(row)
 
@@ -342,7 +342,7 @@ class Loop:
             return
         parent = self._sampler.state_of(task.chain).path.shot
         verdict = self._sampler.tell_failure(task.chain, task.step)
-        row = shot_row(task, parent, verdict, flight.retries, None)
+        row = shot_row(task, parent, verdict, flight.retries, None, len(self._config.states))
         nothing = np.zeros(0, dtype=np.int32)
         n_features, n_cvs = len(self._store.feature_names), len(self._store.cv_names)
         self._store.append(row, np.zeros((0, n_features), np.float32), np.zeros((0, n_cvs), np.float32), nothing)

@@ -52,7 +52,8 @@ class RelevanceRow:
     group : of the column; of a group, its own name
     columns : names of the columns
     mean, std : rise of the held-out loss per shot when the columns are shuffled, over permutations
-    gradient : share of the change of q along transition paths, mean over paths; all columns together give 1 on average
+    gradient : share of the change of q along transition paths, mean over paths; all columns together give 1 on average.
+        None without paths, and for more than two states
     gradient_std : its standard deviation over paths
     significant : whether the rise is above the noise line
     """
@@ -77,7 +78,7 @@ class Mechanism:
     groups : the same for groups, a column on its own being one
     noise_line : rise of the loss that columns which tell nothing stay below
     inputs : columns that formulas could be made of
-    formulas : by rising complexity and falling loss on the shots that judged them
+    formulas : by rising complexity and falling loss on the shots that judged them; none for more than two states
     recommended : expression of the formula whose constants are worth their cost, by the Bayesian information criterion
     network_loss : of the network per shot, on the shots that judged formulas; it was not trained on them either
     model_version, n_shots : what was explained, and by how many shots
@@ -90,7 +91,7 @@ class Mechanism:
     noise_line: float
     inputs: tuple[str, ...]
     formulas: tuple[Formula, ...]
-    recommended: str
+    recommended: str | None
     network_loss: float
     model_version: int
     n_shots: int
@@ -121,6 +122,8 @@ def explain(
 ) -> Mechanism:
     """Rank the inputs of a run's newest committor, fit formulas of the best ones to its shots, and store both in it.
 
+    Formulas are for the logit of p_B: a run with more than two states gets the relevance of its inputs alone.
+
     The run may go on meanwhile: what was committed when this began is explained. Ctrl-C during the search ends it early
     and keeps what was found; a second one gives up.
 
@@ -137,7 +140,7 @@ def explain(
     Raises
     ------
     AnalysisError
-        If the run has no trained committor, more than two states, or too few shots, or a number is out of range.
+        If the run has no trained committor or too few shots, or a number is out of range.
     """
     reader = Reader(run)
     _check(reader, seed, {"inputs": inputs, "generations": generations, "workers": workers})
@@ -145,6 +148,10 @@ def explain(
     evidence = Evidence.of(reader)
     search_seed, relevance_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     ranking = Ranking.of(evidence, np.random.default_rng(relevance_seed))
+    if len(evidence.model.states) > 2:
+        mechanism = _without_formulas(evidence, ranking, seed)
+        write_result(reader.folder, "mechanism", mechanism.as_dict())
+        return mechanism
     shots = evidence.for_formulas(ranking.inputs(inputs))
     workers = min(os.cpu_count() or 1, ISLANDS) if workers is None else workers
     share = 0.0
@@ -183,6 +190,23 @@ def explain(
     return mechanism
 
 
+def _without_formulas(evidence: Evidence, ranking: Ranking, seed: int) -> Mechanism:
+    """Return what is known of more than two states: relevance."""
+    return Mechanism(
+        relevance=ranking.of_columns(),
+        groups=ranking.of_groups(),
+        noise_line=ranking.line,
+        inputs=(),
+        formulas=(),
+        recommended=None,
+        network_loss=ranking.relevance.loss,
+        model_version=evidence.model.version,
+        n_shots=len(evidence.features),
+        seed=seed,
+        complete=True,
+    )
+
+
 def _check(reader: Reader, seed: int, numbers: Mapping[str, int | None]) -> None:
     """Refuse numbers out of range, and runs that cannot be explained."""
     if seed < 0:
@@ -200,9 +224,9 @@ def _check(reader: Reader, seed: int, numbers: Mapping[str, int | None]) -> None
 class Evidence:
     """What a run holds: its newest model, its shots, and its transition paths.
 
-    ``features`` (n, d) and ``counts`` (n, 2) are of the shooting points, ``unit`` (n,) what is held out as a whole;
-    ``paths`` are features (n_frames, d) of transition paths from A to B; ``quantities`` (d,) are the quantities columns
-    belong to.
+    ``features`` (n, d) and ``counts`` (n, n_states) are of the shooting points, ``unit`` (n,) is what is held out as a
+    whole; ``paths`` are features (n_frames, d) of transition paths from A to B; ``quantities`` (d,) are the quantities
+    columns belong to.
     """
 
     model: Committor
@@ -299,7 +323,9 @@ class Ranking:
         held_out = held_out_by(evidence.unit, evidence.model.members, evidence.held_out_share)
         shots = HeldOutShots(features=evidence.features, counts=evidence.counts, held_out=held_out)
         relevance = permutation_relevance(evidence.model, shots, sets, rng)
-        gradients = integrated_gradients(evidence.model, evidence.paths)
+        # Of several logits there is no single one to follow along a path.
+        paths = evidence.paths if evidence.model.n_outputs == 1 else ()
+        gradients = integrated_gradients(evidence.model, paths)
         # Shares of the mean change of q: that of a single path may be near zero, while the model is young.
         change = float(gradients.sum(axis=1).mean()) if len(gradients) else 0.0
         shares = gradients / change if change else gradients[:0]

@@ -68,6 +68,7 @@ def predictions(reader: Reader, features: FloatArray) -> tuple[Prediction, ...]:
     StoreError
         If the stored formulas are damaged.
     """
+    reader.check_two_states("predictions of p_B")
     network = Prediction(
         expression=None,
         complexity=None,

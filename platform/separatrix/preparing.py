@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import combinations
+from math import comb
 from pathlib import Path
 
 from separatrix.cluster import ClusterFile
@@ -14,14 +16,14 @@ from separatrix.expressions import suggestion
 from separatrix.observables import Observables
 from separatrix.records import Snapshot
 from separatrix.resources import GPU_PLATFORMS, PLATFORMS, Resources
-from separatrix.seeding import SeedingProgress, SeedPath, find_first_paths, path_from_trajectory
+from separatrix.seeding import SeedingProgress, SeedPath, find_first_paths, paths_from_trajectory
 from separatrix.store import Store
 from separatrix.systems import build_system
 from separatrix.systems.base import System
 from separatrix.trajectory import read_trajectory
 
 MAX_SEED_PATHS = 4
-"""Different first paths looked for; further chains share them."""
+"""Different first paths looked for, or one for every pair of states where these are more; chains share them."""
 
 _MEASURE_SECONDS = 1.0
 
@@ -118,8 +120,10 @@ def choose_platform(store: Store, config: RunConfig, resources: Resources, threa
     return best
 
 
-def own_seed_path(config: RunConfig, system: System, observables: Observables) -> SeedPath | None:
-    """Return the transition in the trajectory that the configuration names; None if it names none.
+def own_seed_paths(config: RunConfig, system: System, observables: Observables) -> tuple[SeedPath, ...]:
+    """Return the transition in the trajectory that the configuration names, of more than two states one for each pair.
+
+    There is none if it names no trajectory.
 
     Raises
     ------
@@ -127,12 +131,12 @@ def own_seed_path(config: RunConfig, system: System, observables: Observables) -
         If the file cannot be read, belongs to another system or holds no transition.
     """
     if config.seeding.trajectory is None:
-        return None
+        return ()
     file, where = Path(config.seeding.trajectory), "seeding.trajectory"
     positions, box = read_trajectory(file, system.topology, where=where)
     if system.periodic and box is None:
         raise SeedingError(f"{where}: {file}: expected a periodic box in every frame, found none")
-    return path_from_trajectory(positions, box if system.periodic else None, observables, file=str(file))
+    return paths_from_trajectory(positions, box if system.periodic else None, observables, file=str(file))
 
 
 def ensure_seed_paths(
@@ -158,9 +162,9 @@ def ensure_seed_paths(
     missing = sorted(set(range(n_chains)) - set(store.seed_chains()))
     if not missing:
         return
-    own = own_seed_path(config, build_system(config), observables) if config.seeding.trajectory else None
-    if own is not None:
-        write_seed_paths(store, missing, [own])
+    own = own_seed_paths(config, build_system(config), observables) if config.seeding.trajectory else ()
+    if own:
+        write_seed_paths(store, missing, own)
         return
     paths = find_first_paths(
         store.system_xml,
@@ -169,18 +173,28 @@ def ensure_seed_paths(
         observables.starts_in_states(_starts(store, config)),
         platform=platform,
         properties=properties,
-        n_paths=min(n_chains, MAX_SEED_PATHS),
+        n_paths=min(n_chains, max(MAX_SEED_PATHS, comb(len(config.states), 2))),
         report=report,
     )
     write_seed_paths(store, missing, paths)
 
 
 def write_seed_paths(store: Store, chains: Iterable[int], paths: Sequence[SeedPath]) -> None:
-    """Store a first path for each chain; chains share them in turn."""
+    """Store a first path for each chain; chains share them in turn. The log tells which pairs of states have one."""
+    names = store.state_names
     for chain in chains:
         path = paths[chain % len(paths)]
         store.write_seed_path(chain, path.positions, path.box)
-        store.log("seed path", chain=chain, method=path.method, n_frames=len(path.positions))
+        between = [names[state] for state in path.ends]
+        store.log("seed path", chain=chain, states=between, method=path.method, n_frames=len(path.positions))
+    if len(names) > 2:
+        found = {path.ends for path in paths}
+        pairs = {ends: [names[state] for state in ends] for ends in combinations(range(len(names)), 2)}
+        store.log(
+            "pairs of states",
+            found=[pair for ends, pair in pairs.items() if ends in found],
+            not_found=[pair for ends, pair in pairs.items() if ends not in found],
+        )
 
 
 def any_snapshot(store: Store, config: RunConfig) -> Snapshot:

@@ -18,11 +18,19 @@ from separatrix.committor import Committor
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import read_atoms
 from separatrix.errors import AnalysisError, ConfigError, StoreError
-from separatrix.estimates import clopper_pearson, transition_yield
+from separatrix.estimates import clopper_pearson, transition_yield, transitions_by_pair
 from separatrix.observables import Observables, TableObservables
 from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
-from separatrix.rows import outcome_counts, restore_status
-from separatrix.store import SHOT_COLUMNS, GrowingTable, Store, Validations, is_locked, read_result
+from separatrix.rows import are_transitions, outcome_counts, restore_status
+from separatrix.store import (
+    GrowingTable,
+    Store,
+    Validations,
+    is_locked,
+    read_result,
+    shot_columns,
+    shot_dimensions,
+)
 from separatrix.training_data import TrainingData, build_training_data
 
 _MOST_SHOWN: Final = 30
@@ -84,16 +92,19 @@ class Reader:
         """Every committed trial: one row each, in the order in which they were told; the row is the shot's number.
 
         Variables are those of the store (``shots["chain"]``, ``shots["q"]``, ...); ``ends`` is (shot, end), and
-        ``reason`` is in words.
+        ``reason`` is in words. Where two states have ``n_A`` and ``n_B``, more have ``n_ends`` (shot, state).
         """
         columns = self.columns("shots")
+        known = shot_columns(len(self.state_names))
         data: dict[str, Any] = {}
         for name, column in columns.items():
-            _, units, meaning = SHOT_COLUMNS[name]
-            dims = ("shot", "end")[: column.ndim]
+            _, units, meaning = known[name]
             values = np.array([reason.label for reason in Reason])[column] if name == "reason" else column
-            data[name] = (dims, values, {"units": units, "long_name": meaning})
-        return xr.Dataset(data, coords={"shot": np.arange(len(columns["chain"]))}, attrs={"states": self.state_names})
+            data[name] = (("shot", *shot_dimensions(name)), values, {"units": units, "long_name": meaning})
+        coordinates: dict[str, Any] = {"shot": np.arange(len(columns["chain"]))}
+        if "n_ends" in columns:
+            coordinates["state"] = list(self.state_names)
+        return xr.Dataset(data, coords=coordinates, attrs={"states": self.state_names})
 
     @property
     def frames(self) -> xr.Dataset:
@@ -159,19 +170,28 @@ class Reader:
             by_chain=self.config.holds_out_groups,
         )
 
-    def trained_model(self) -> Committor:
-        """Return the newest committor model of a run with two states.
+    def check_two_states(self, what: str) -> None:
+        """Refuse what is for two states so far.
 
         Raises
         ------
         AnalysisError
-            If there are more than two states, or no trained model yet.
+            If the run has more.
         """
         if len(self.state_names) != 2:
             raise AnalysisError(
-                f"{self.folder}: expected a run with two states, found {len(self.state_names)} "
+                f"{self.folder}: {what}: expected a run with two states, found {len(self.state_names)} "
                 f"({', '.join(self.state_names)}); look at one pair of them in a run of its own"
             )
+
+    def trained_model(self) -> Committor:
+        """Return the newest committor model.
+
+        Raises
+        ------
+        AnalysisError
+            If there is no trained model yet.
+        """
         if not self.model_versions:
             raise AnalysisError(
                 f"{self.folder}: expected a trained committor, found none; the first training comes after ten shots: "
@@ -215,7 +235,7 @@ class Reader:
         return self.path_trajectory(*self.path_positions(shot))
 
     def committor(self, positions_nm: ArrayLike, box: ArrayLike | None = None) -> FloatArray:
-        """Return p_B (n,) of configurations, by the newest model.
+        """Return p_B (n,) of configurations, by the newest model; for more than two states p of each, (n, n_states).
 
         Parameters
         ----------
@@ -246,12 +266,16 @@ class Reader:
         return None if box is None else np.repeat(box[None], n_frames, axis=0)
 
     def predict(self, features: ArrayLike) -> FloatArray:
-        """Return p_B (n,) of descriptors (n, d) in the order of ``frames["feature"]``, by the newest model."""
+        """Return p_B (n,) of descriptors (n, d) in the order of ``frames["feature"]``, by the newest model.
+
+        For more than two states it is the probability of each, (n, n_states), in the order of ``state_names``.
+        """
         values = np.asarray(features, dtype=np.float32)
         expected = len(self._store.feature_names)
         if values.ndim != 2 or values.shape[1] != expected:
             raise ValueError(f"expected descriptors of shape (n, {expected}), got {values.shape}")
-        return self.model().p_B(values)
+        model = self.model()
+        return model.p_B(values) if model.n_outputs == 1 else model.probabilities(values)
 
     def status(self) -> Status:
         """Return how the run stands by its last commit."""
@@ -264,8 +288,9 @@ class Reader:
     def summary(self) -> dict[str, Any]:
         """Return what ``separatrix show --json`` prints."""
         status = self.status()
-        ends = self.columns("shots")["ends"]
-        share = transition_yield((ends[:, 0] != ends[:, 1]) & (ends >= 0).all(axis=1))
+        shots, names = self.columns("shots"), self.state_names
+        share = transition_yield(are_transitions(shots["ends"]))
+        pairs = transitions_by_pair(shots["ends"], shots["accepted"], len(names))
         report = self.model_report(status.model_version) if status.model_version else {}
         return {
             "path": str(self.folder),
@@ -278,7 +303,17 @@ class Reader:
             "accepted": status.accepted,
             "failures": status.failures,
             "yield": status.yield_,
-            "yield_error": share.error if math.isfinite(share.error) else None,
+            "yield_error": _finite(share.error),
+            "pairs": [
+                {
+                    "states": [names[state] for state in pair.states],
+                    "transitions": pair.transitions,
+                    "accepted": pair.accepted,
+                    "yield": _finite(pair.share.value),
+                    "yield_error": _finite(pair.share.error),
+                }
+                for pair in pairs
+            ],
             "md_steps": status.md_steps,
             "seconds": status.seconds,
             "md_steps_per_second": status.md_steps_per_second,
@@ -323,6 +358,7 @@ class Reader:
         StoreError
             If there is none with this number.
         """
+        self.check_two_states("validation")
         stored = self.stored_validations.open(number)
         starts, model = stored.configurations(), self.trained_model()
         names = ("n_A", "n_B", "n_neither", "n_failed")
@@ -380,6 +416,10 @@ def _few(names: Sequence[str], others: Sequence[str]) -> str:
     return f"{len(names):,}" + (f", among them {', '.join(lacking)}" if lacking else " in another order")
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _read_config(file: Path) -> RunConfig:
     try:
         return RunConfig.from_data(read_toml(file), where=str(file))
@@ -392,6 +432,13 @@ def _read_atoms(topology: Path) -> Atoms:
         return read_atoms(topology)
     except Exception as error:  # OpenMM's parser raises whatever it runs into
         raise StoreError(f"the run is damaged: cannot read {topology}: {error}; restore it from a copy") from error
+
+
+def count_names(reader: Reader) -> tuple[str, ...]:
+    """Return what the columns are called that count the shots which ended in each state, in tables of this run."""
+    if reader.config.table is not None:
+        return tuple(reader.config.states.values())
+    return ("n_A", "n_B") if len(reader.state_names) == 2 else tuple(f"n_{name}" for name in reader.state_names)
 
 
 def read(path: Path | str) -> Reader:

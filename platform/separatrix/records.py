@@ -290,7 +290,8 @@ class ChainStep:
     Attributes
     ----------
     p_acc : Metropolis-Hastings acceptance probability (0 for a trial that is no transition)
-    q : logit of the committor predicted at the shooting point before the shot
+    q : logit of the committor predicted at the shooting point before the shot, for more than two states the effective
+        one
     p_transition : predicted probability that this shot gives a transition, ``1 - sum_i p_i^2``
     burn_in : whether the chain had not yet left its seed path behind when the trial was made
     """
@@ -309,7 +310,8 @@ class Density:
 
     Attributes
     ----------
-    counts : counts in equal bins on [0, 1], add-one smoothing not included
+    counts : counts in equal bins on [0, 1], for more than two states in the bins of `selector.density_of`; add-one
+        smoothing not included
     """
 
     counts: tuple[int, ...] = field(default=(0,) * 10)

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from separatrix.committor import Committor
 from separatrix.records import Float32Array, FloatArray
@@ -44,7 +45,7 @@ class HeldOutShots:
     Attributes
     ----------
     features : (n, d) float32, of the shooting points
-    counts : (n, 2), how many trajectories from there ended in A and in B
+    counts : (n, n_states), how many trajectories from there ended in each state
     held_out : (n_members, n) bool, which member was not trained on which shot
     """
 
@@ -55,11 +56,12 @@ class HeldOutShots:
     def __post_init__(self) -> None:
         """Refuse arrays that do not line up, and shots of which nothing is known."""
         n = len(self.features)
-        shapes = (self.features.ndim, self.counts.shape, self.held_out.shape[1:])
-        if shapes != (2, (n, 2), (n,)):
-            raise ValueError(f"expected features (n, d), counts (n, 2) and held_out (m, n) for n = {n}, got {shapes}")
+        lengths = (len(self.counts), self.held_out.shape[-1])
+        if lengths != (n, n) or any(array.ndim != 2 for array in (self.features, self.counts, self.held_out)):
+            shapes = (self.features.shape, self.counts.shape, self.held_out.shape)
+            raise ValueError(f"expected features (n, d), counts (n, n_states) and held_out (m, n), got {shapes}")
         if not (self.counts.sum(axis=1) > 0).all():
-            raise ValueError("expected an end in A or B of every shot")
+            raise ValueError("expected an end in a state of every shot")
         if not self.held_out.any():
             raise ValueError("expected shots that some member holds out, got none")
 
@@ -140,11 +142,12 @@ def permutation_relevance(
 
     The columns of a set are replaced by those of other shots, drawn by a random permutation of the shots that a member
     holds out; each member predicts nothing but shots it was not trained on. The loss of a shot is
-    ``(n_A + n_B) softplus(q) - n_B q``, the same as ``n_A softplus(q) + n_B softplus(-q)``.
+    ``(n_A + n_B) softplus(q) - n_B q``, the same as ``n_A softplus(q) + n_B softplus(-q)``; for more states
+    ``sum_i n_i ln sum_j exp(l_j) - sum_i n_i l_i``.
 
     Parameters
     ----------
-    model : of two states
+    model : of the states that are counted
     sets : columns that are permuted together: single ones, or groups
     permutations : of every set, 20 to 100
 
@@ -156,12 +159,13 @@ def permutation_relevance(
     Raises
     ------
     ValueError
-        If there are more than two states, or other members or columns than the model's.
+        If there are other states, members or columns than the model's.
     """
-    found = (model.n_outputs, len(shots.held_out), shots.features.shape[1])
-    if found != (1, model.members, len(model.columns)) or permutations < 2:
-        expected = f"two states, {model.members} members, {len(model.columns)} columns, two permutations or more"
-        raise ValueError(f"expected {expected}; got {found[0]} outputs, {found[1]}, {found[2]} and {permutations}")
+    found = (shots.counts.shape[1], len(shots.held_out), shots.features.shape[1])
+    wanted = (len(model.states), model.members, len(model.columns))
+    if found != wanted or permutations < 2:
+        expected = f"{wanted[0]} states, {wanted[1]} members, {wanted[2]} columns, two permutations or more"
+        raise ValueError(f"expected {expected}; got {found[0]}, {found[1]}, {found[2]} and {permutations}")
     n = len(shots.features)
     total, by_shot = np.zeros((len(sets), permutations)), np.zeros((len(sets), n))
     reference = np.zeros(n)
@@ -201,8 +205,12 @@ def _losses(member: Committor, sums: Float32Array, counts: FloatArray) -> NDArra
     ----------
     sums : (1, permutations * n, width), of the first layer
     """
-    q = member.logits_of_sums(sums).reshape(-1, len(counts))
-    return np.asarray(counts.sum(axis=1) * np.logaddexp(0.0, q) - counts[:, 1] * q)
+    logits = member.logits_of_sums(sums)
+    if logits.ndim == 1:
+        q = logits.reshape(-1, len(counts))
+        return np.asarray(counts.sum(axis=1) * np.logaddexp(0.0, q) - counts[:, 1] * q)
+    each = logits.reshape(-1, *counts.shape)
+    return np.asarray(counts.sum(axis=1) * logsumexp(each, axis=2) - (counts * each).sum(axis=2))
 
 
 def noise_line(mean: FloatArray, error: FloatArray, chance: float = CHANCE) -> float:

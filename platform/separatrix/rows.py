@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from separatrix.store import Store
 
 
 def shot_row(
-    task: ShotTask, parent: int, verdict: ChainStep, retries: int, outcome: ShotOutcome | None
+    task: ShotTask, parent: int, verdict: ChainStep, retries: int, outcome: ShotOutcome | None, n_states: int
 ) -> dict[str, Any]:
     """Return the stored row of one trial; without an outcome, that of a trial no machine could finish."""
     ends = outcome.ends if outcome is not None else (NO_STATE, NO_STATE)
@@ -40,8 +40,7 @@ def shot_row(
         "parent": parent,
         "q": verdict.q,
         "p_transition": verdict.p_transition,
-        "n_A": ends.count(0),
-        "n_B": ends.count(1),
+        **counted([ends.count(state) for state in range(n_states)]),
         "ends": ends,
         "accepted": verdict.accepted,
         "reason": int(verdict.reason),
@@ -55,6 +54,11 @@ def shot_row(
         "retries": retries,
         "time": time.time(),
     }
+
+
+def counted(n_ends: Sequence[int]) -> dict[str, Any]:
+    """Return the columns that count how trajectories of a shot ended, from their number in each state."""
+    return dict(zip(("n_A", "n_B"), n_ends, strict=True)) if len(n_ends) == 2 else {"n_ends": tuple(n_ends)}
 
 
 def are_transitions(ends: NDArray[np.integer]) -> NDArray[np.bool_]:

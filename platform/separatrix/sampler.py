@@ -16,6 +16,7 @@ import numpy as np
 
 from separatrix.chain import Choice, advance, choose_frame, failure_step, judge
 from separatrix.config import SamplingConfig
+from separatrix.logits import effective_q, p_transition
 from separatrix.records import ChainState, ChainStep, Density, FloatArray, Path, ShotOutcome, ShotTask
 from separatrix.selector import density_correction, selector_named
 
@@ -28,8 +29,8 @@ class Model(Protocol):
         """Counts up with every training; 0 is the untrained model."""
         ...
 
-    def q(self, features: FloatArray) -> FloatArray:
-        """Return effective logits (n,) of descriptors (n, d)."""
+    def logits(self, features: FloatArray) -> FloatArray:
+        """Return logits of descriptors (n, d): (n,) for two states, (n, n_states) for more."""
         ...
 
 
@@ -50,7 +51,7 @@ class Sampler:
     config : selection and seed
     chains : where each chain stands
     model : committor model that selects from now on
-    density : density of the accepted frames along p_B under this model
+    density : density of the accepted frames between the states under this model
     """
 
     def __init__(self, config: SamplingConfig, chains: Iterable[ChainState], model: Model, density: Density) -> None:
@@ -110,17 +111,16 @@ class Sampler:
         rng = np.random.default_rng((self._config.seed, chain, state.step))
         seed = int(rng.integers(2**63))
         if chain not in self._weights:
-            q = self._interior_q(state.path, self._model)
-            self._weights[chain] = (q, self._weigh(q, self._density))
-        q, weights = self._weights[chain]
+            logits = self._interior_logits(state.path, self._model)
+            self._weights[chain] = (logits, self._weigh(logits, self._density))
+        logits, weights = self._weights[chain]
         frame = choose_frame(weights, rng)
-        q_frame = float(q[frame - 1])
+        chosen = logits[frame - 1 : frame]
         choice = Choice(
             frame=frame,
             weight_sum=float(weights.sum()),
-            q=q_frame,
-            # 2 p (1 - p), written so that it neither overflows nor cancels
-            p_transition=float(1.0 / (1.0 + np.cosh(np.clip(q_frame, -500, 500)))),
+            q=float(effective_q(chosen)[0]),
+            p_transition=float(p_transition(chosen)[0]),
         )
         task = ShotTask(
             chain=chain,
@@ -152,8 +152,8 @@ class Sampler:
         fresh: tuple[FloatArray, FloatArray] | None = None
         new_sum = 0.0
         if outcome.is_transition:
-            q = np.asarray(pending.model.q(outcome.features[1:-1]), dtype=float)
-            fresh = q, self._weigh(q, pending.density)
+            logits = np.asarray(pending.model.logits(outcome.features[1:-1]), dtype=float)
+            fresh = logits, self._weigh(logits, pending.density)
             new_sum = float(fresh[1].sum())
         step = judge(state, pending.choice, outcome, new_sum, pending.rng)
         self._move(advance(state, step, pending.choice.frame, outcome, shot))
@@ -181,11 +181,11 @@ class Sampler:
             raise ValueError(f"trial ({chain}, {step}) was not asked for, or was told before")
         return self._pending.pop(chain)
 
-    def _interior_q(self, path: Path, model: Model) -> FloatArray:
-        return np.asarray(model.q(path.features[1:-1]), dtype=float)
+    def _interior_logits(self, path: Path, model: Model) -> FloatArray:
+        return np.asarray(model.logits(path.features[1:-1]), dtype=float)
 
-    def _weigh(self, q: FloatArray, density: Density) -> FloatArray:
-        weights = self._select(q, self._config.scale)
+    def _weigh(self, logits: FloatArray, density: Density) -> FloatArray:
+        weights = self._select(effective_q(logits), self._config.scale)
         if self._config.density_correction and self._config.selector != "uniform":
-            weights = weights * density_correction(q, density)
+            weights = weights * density_correction(logits, density)
         return weights

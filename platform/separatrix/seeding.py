@@ -1,4 +1,7 @@
-"""The first transition path, found without a human: hot runs, then a steered run, or a trajectory of one's own.
+"""First transition paths, found without a human: hot runs, then steered runs, or a trajectory of one's own.
+
+Of more than two states every pair may have its path: hot runs start in each state then, and pairs that nobody came
+across are left for the sampling to find.
 
 A seed path need not be an equilibrium path: it only gives the first shooting points. What decides when to stop is
 counted in MD steps, not in seconds, so that a run is reproducible; the time limit only ends the search.
@@ -7,8 +10,10 @@ counted in MD steps, not in seconds, so that a run is reproducible; the time lim
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -47,11 +52,13 @@ class SeedPath:
     ----------
     positions : (n_frames, n_atoms, 3) float32, nm; the two ends lie in two different states, no other frame in any
     box : (n_frames, 3, 3) float32, nm, or None
+    ends : indices of the two states, the lower one first
     method : how it was found, in words
     """
 
     positions: Float32Array
     box: Float32Array | None
+    ends: tuple[int, int]
     method: str
 
 
@@ -87,11 +94,23 @@ class _Search:
     def seconds(self) -> float:
         return time.monotonic() - self.begun
 
+    @property
+    def satisfied(self) -> bool:
+        """Whether there are as many paths as wanted, and of more than two states one for every pair."""
+        n_states = len(self.observables.states.names)
+        every_pair = len({path.ends for path in self.found}) == n_states * (n_states - 1) // 2
+        return len(self.found) >= self.wanted and (n_states == 2 or every_pair)
+
+    def keep(self, path: SeedPath) -> None:
+        """Take a path, unless there are as many as wanted between its two states."""
+        if sum(other.ends == path.ends for other in self.found) < self.wanted:
+            self.found.append(path)
+
     def transitions(self, frames: Iterator[tuple[Snapshot, int]], activity: str) -> Iterator[SeedPath]:
         """Yield the transitions of a forced run; one that blows up ends, and is named if nothing is found."""
         try:
-            for piece, _ in cut_transitions(frames, 2 * self.config.sampling.max_frames):
-                yield _seed_path(piece, activity)
+            for piece, ends in cut_transitions(frames, 2 * self.config.sampling.max_frames):
+                yield _seed_path(piece, ends, activity)
         except EngineError:
             self.blown_up.append(activity)
 
@@ -127,10 +146,14 @@ def find_first_paths(
 ) -> tuple[SeedPath, ...]:
     """Find first transition paths, at least one and up to ``n_paths``.
 
+    Of more than two states it looks for paths between every two of them, and is content with those that the first hot
+    runs that cross at all give. They come in turns: one of each pair of states, then the second ones.
+
     Parameters
     ----------
     starts : for each state, or for some of them, a configuration inside it; steered runs need two
-    n_paths : paths wanted; more than one lets chains start differently
+    n_paths : paths wanted, of more than two states at most so many of each pair; more than one lets chains start
+        differently
 
     Raises
     ------
@@ -153,11 +176,11 @@ def find_first_paths(
     for temperature, n_frames in stages:
         _run_hot(search, temperature, n_frames)
         if search.found:
-            return tuple(search.found)
+            return _in_turns(search.found)
     for n_frames in _STEERED_FRAMES:
         _run_steered(search, n_frames)
         if search.found:
-            return tuple(search.found)
+            return _in_turns(search.found)
     blown_up = f" ({', '.join(search.blown_up)} blew up)" if search.blown_up else ""
     alone = f" (which need a second start: there is one in {next(iter(starts))} alone)" if len(starts) < 2 else ""
     raise SeedingError(
@@ -166,6 +189,17 @@ def find_first_paths(
         f"steered runs{alone}{blown_up}. Raise seeding.time_limit or seeding.temperature, or give a path of your own "
         "with seeding.trajectory"
     )
+
+
+def _in_turns(paths: Sequence[SeedPath]) -> tuple[SeedPath, ...]:
+    """Return paths so that one of each pair of states comes first, then the second ones, and so on."""
+    seen: Counter[tuple[int, int]] = Counter()
+    turns = []
+    for path in paths:
+        turns.append(seen[path.ends])
+        seen[path.ends] += 1
+    order = sorted(range(len(paths)), key=lambda place: turns[place])  # stable
+    return tuple(paths[place] for place in order)
 
 
 def cut_transitions(
@@ -189,10 +223,10 @@ def cut_transitions(
         origin, piece = state, [frame]
 
 
-def path_from_trajectory(
+def paths_from_trajectory(
     positions: FloatArray, box: FloatArray | None, observables: Observables, *, file: str
-) -> SeedPath:
-    """Cut the first transition out of a trajectory of one's own.
+) -> tuple[SeedPath, ...]:
+    """Cut the first transition out of a trajectory of one's own; of more than two states, the first of every pair.
 
     Parameters
     ----------
@@ -213,8 +247,15 @@ def path_from_trajectory(
         )
         for i, state in enumerate(states)
     )
-    for piece, _ in cut_transitions(frames, len(positions)):
-        return _seed_path(piece, f"cut from {file}")
+    first: dict[tuple[int, int], SeedPath] = {}
+    n_states = len(observables.states.names)
+    for piece, ends in cut_transitions(frames, len(positions)):
+        if ends not in first:
+            first[ends] = _seed_path(piece, ends, f"cut from {file}")
+        if len(first) == n_states * (n_states - 1) // 2:
+            break
+    if first:
+        return tuple(first.values())
     visited = {observables.states.names[state] for state in set(states.tolist()) if state >= 0}
     raise SeedingError(
         f"seeding.trajectory: {file}: expected a path from one state to another with frames between them, found "
@@ -224,29 +265,40 @@ def path_from_trajectory(
 
 
 def _run_hot(search: _Search, temperature: float, n_frames: int) -> None:
-    """Run hot from the first state, in whatever direction it crosses."""
-    activity = f"hot run at {temperature:.0f} K"
+    """Run hot from the first state, in whatever direction it crosses; of more than two states, from each in turn."""
+    several = len(search.observables.states.names) > 2
+    for name, start in search.starts.items():
+        where = f" from {name}" if several else ""
+        _run_hot_from(search, start, temperature, n_frames, f"hot run at {temperature:.0f} K{where}")
+        if search.satisfied or not several:
+            return
+
+
+def _run_hot_from(search: _Search, start: Snapshot, temperature: float, n_frames: int, activity: str) -> None:
     time_limit = search.config.seeding.time_limit
     deadline = search.seconds + (time_limit * _HOT_SHARE - search.seconds) / 2
-    engine = search.engine(next(iter(search.starts.values())), temperature=temperature)
+    engine = search.engine(start, temperature=temperature)
     last = search.frames + n_frames
 
     def frames() -> Iterator[tuple[Snapshot, int]]:
         while search.frames < last and search.seconds < deadline:
             yield search.look(engine.advance(), activity)
 
-    begun = search.frames
+    begun, first = search.frames, True
     for path in search.transitions(frames(), activity):
-        search.found.append(path)
-        if len(search.found) == 1:
+        search.keep(path)
+        if first:
             # Others may come as easily as the first, and let the chains start from different paths.
-            last = min(last, search.frames + _MORE_PATHS_FACTOR * (search.frames - begun) + 1_000)
-        if len(search.found) >= search.wanted:
+            last, first = min(last, search.frames + _MORE_PATHS_FACTOR * (search.frames - begun) + 1_000), False
+        if search.satisfied:
             return
 
 
 def _run_steered(search: _Search, n_frames: int) -> None:
-    """Pull the collective variables from their values in the first state to those in each other one."""
+    """Pull the collective variables from their values in a state to those in each one after it, until one is reached.
+
+    Of more than two states all pairs are tried.
+    """
     observables = search.observables
     definitions = [parse_definition(text, observables.n_atoms) for text in observables.definitions.values()]
     steerable = [i for i, definition in enumerate(definitions) if definition.name in _STRENGTHS]
@@ -259,19 +311,21 @@ def _run_steered(search: _Search, n_frames: int) -> None:
     )
     scale = np.array([np.pi / 180 if one.kind.unit == "degrees" else 1.0 for one in chosen])
     periodic = np.array([one.kind.periodic for one in chosen])
-    first, *others = (
-        (name, start, observables.cvs(start.positions[None], _batch_box(start))[0, steerable])
+    values = {
+        name: observables.cvs(start.positions[None], _batch_box(start))[0, steerable]
         for name, start in search.starts.items()
-    )
-    for name, _, end in others:
-        shortest = np.where(periodic, (end - first[2] + 180) % 360 - 180, end - first[2])
+    }
+    for origin, name in combinations(search.starts, 2):
+        begin, end = values[origin], values[name]
+        shortest = np.where(periodic, (end - begin + 180) % 360 - 180, end - begin)
         for way in _ways_round(shortest, periodic):
-            engine = search.engine(first[1], restraints=restraints)
+            engine = search.engine(search.starts[origin], restraints=restraints)
             activity = f"steered run to {name} in {n_frames} frames"
-            stream = _pull(search, engine, first[2] * scale, way * scale, n_frames, activity)
-            for path in search.transitions(stream, activity):
-                search.found.append(path)
-                return
+            stream = _pull(search, engine, begin * scale, way * scale, n_frames, activity)
+            path = next(search.transitions(stream, activity), None)
+            if path is not None:
+                search.keep(path)
+                break
             if search.seconds > search.config.seeding.time_limit:
                 return
 
@@ -295,11 +349,12 @@ def _pull(
         yield search.look(engine.advance(begin + way * min(1.0, i / n_frames)), activity)
 
 
-def _seed_path(piece: list[Snapshot], method: str) -> SeedPath:
+def _seed_path(piece: list[Snapshot], ends: tuple[int, int], method: str) -> SeedPath:
     boxes = [frame.box for frame in piece if frame.box is not None]
     return SeedPath(
         positions=np.stack([frame.positions for frame in piece]),
         box=np.stack(boxes) if boxes else None,
+        ends=ends,
         method=method,
     )
 

@@ -17,7 +17,7 @@ from separatrix.insight import gain_insight, insights
 from separatrix.loop import Control, Loop
 from separatrix.mechanism import GENERATIONS, Mechanism, explain
 from separatrix.observables import Observables
-from separatrix.preparing import check_resources, own_seed_path, write_seed_paths
+from separatrix.preparing import check_resources, own_seed_paths, write_seed_paths
 from separatrix.progress import ProgressDisplay, SearchDisplay, ShootingDisplay
 from separatrix.reader import Reader
 from separatrix.records import Status
@@ -80,7 +80,7 @@ class Session:
         system = build_system(resolved)
         observables = Observables(resolved, atoms_of(system.topology))
         observables.check_starts(system.starts)
-        seed_path = own_seed_path(resolved, system, observables)
+        seed_paths = own_seed_paths(resolved, system, observables)
         system_xml, topology_pdb = serialize(system.openmm_system, system.topology, next(iter(system.starts.values())))
         store = Store.create(
             path,
@@ -94,8 +94,8 @@ class Session:
         )
         with store:
             store.log("created", config=resolved.content_hash)
-            if seed_path is not None:
-                write_seed_paths(store, range(resolved.sampling.chains), [seed_path])
+            if seed_paths:
+                write_seed_paths(store, range(resolved.sampling.chains), seed_paths)
         return cls(path)
 
     @classmethod

@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from separatrix.config import RunConfig
 from separatrix.errors import ConfigError, RunExistsError, TableError
-from separatrix.estimates import bounds, calibration
+from separatrix.estimates import calibration, calibration_dict, loss_bounds
 from separatrix.learner import Learner
-from separatrix.prediction import predictions
-from separatrix.reader import Reader
+from separatrix.logits import probabilities
+from separatrix.prediction import NETWORK, predictions
+from separatrix.reader import Reader, count_names
 from separatrix.records import NO_STATE, IntArray, Reason, RunState
+from separatrix.rows import counted
+from separatrix.states import MAX_STATES
 from separatrix.store import Store, write_result
 from separatrix.symbolic.formula import loss_of
 from separatrix.tables import ShotTable, sha256_of, shots_in
@@ -55,8 +58,8 @@ def learn(
     table : CSV, Parquet or npz with a row for every configuration; all columns but those of counts and groups describe
         it, in any units
     run : folder that does not exist yet, or is empty
-    counts : two columns, how many shots from each configuration ended in A and in B. The states are called after them,
-        less a leading ``n_``
+    counts : two columns or more, how many shots from each configuration ended in each state. The states are called
+        after them, less a leading ``n_``
     groups : column whose values name groups of rows, such as a chain or a trajectory, which are held out together
     seed : of the networks; the same seed and table give the same run
     tell : called with sentences about what was left out and what may not be meant
@@ -83,7 +86,7 @@ def learn(
         raise ConfigError(f"seed: expected 0 or more, got {seed}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunExistsError(f"{run}: expected a new or an empty folder, found something there; choose another name")
-    shots = _usable(file, shots_in(file, counts, groups=groups))
+    shots = _usable(file, shots_in(file, counts, groups=groups), counts)
     for note in shots.notes:
         (tell or _silent)(f"{file}: {note}")
     draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:12]}")
@@ -110,9 +113,10 @@ def is_made_from(run: Path | str, table: Path | str, *, counts: Sequence[str], g
 
 
 def _check_counts(counts: Sequence[str]) -> None:
-    if len(counts) != 2 or counts[0] == counts[1] or not all(counts):
+    if not 2 <= len(counts) <= MAX_STATES or len(set(counts)) < len(counts) or not all(counts):
         raise TableError(
-            f"counts: expected two columns, of shots that ended in A and in B, such as n_A,n_B; got {','.join(counts)}"
+            "counts: expected two columns or more, each once, of shots that ended in A, in B and so on, such as "
+            f"n_A,n_B; got {','.join(counts)}"
         )
 
 
@@ -120,13 +124,18 @@ def _silent(_: str) -> None:
     """Say nothing."""
 
 
-def _usable(file: Path, shots: ShotTable) -> ShotTable:
+def _usable(file: Path, shots: ShotTable, counts: Sequence[str]) -> ShotTable:
     """Return a table without columns that vary too little for single precision; refuse one to learn nothing from."""
     n, ends = len(shots.counts), shots.counts.sum(axis=0)
     if n < MINIMUM_ROWS:
         left_out = f" ({'; '.join(shots.notes)})" if shots.notes else ""
         raise TableError(
             f"{file}: expected {MINIMUM_ROWS} rows with shots or more, found {n}{left_out}; shoot from more"
+        )
+    if not ends.all() and len(counts) > 2:
+        raise TableError(
+            f"{file}: expected shots that ended in every state, found none in column {counts[int(np.argmin(ends))]!r}; "
+            "leave it out of the counts"
         )
     if not ends.all():
         state = "first" if ends[0] else "second"
@@ -168,7 +177,7 @@ def _config(file: Path, shots: ShotTable, counts: Sequence[str], groups: str | N
     return RunConfig.from_data(
         {
             "system": system | ({} if groups is None else {"groups": groups}),
-            "states": states if len(states) == 2 else dict(zip(counts, counts, strict=True)),
+            "states": states if len(states) == len(counts) else dict(zip(counts, counts, strict=True)),
             "descriptors": {"columns": list(shots.columns)},
             "sampling": {
                 "seed": seed,
@@ -197,14 +206,14 @@ def _write(draft: Path, file: Path, shots: ShotTable, config: RunConfig) -> None
         notes = {"notes": "; ".join(shots.notes)} if shots.notes else {}
         store.log("created", config=config.content_hash, table=file.name, rows=n, **notes)
         steps: dict[int, int] = {}
-        for row, (chain, (n_a, n_b)) in enumerate(zip(chains.tolist(), shots.counts.tolist(), strict=True)):
+        for row, (chain, n_ends) in enumerate(zip(chains.tolist(), shots.counts.tolist(), strict=True)):
             step = steps[chain] = steps.get(chain, -1) + 1
             features = shots.features[row : row + 1]
-            store.append(_shot_row(chain, step, n_a, n_b, now), features, features, nothing)
+            store.append(_shot_row(chain, step, n_ends, now), features, features, nothing)
         store.commit({"state": RunState.FINISHED.value, "target": n, "message": ""})
 
 
-def _shot_row(chain: int, step: int, n_a: int, n_b: int, now: float) -> dict[str, Any]:
+def _shot_row(chain: int, step: int, n_ends: Sequence[int], now: float) -> dict[str, Any]:
     return {
         "chain": chain,
         "step": step,
@@ -213,8 +222,7 @@ def _shot_row(chain: int, step: int, n_a: int, n_b: int, now: float) -> dict[str
         "parent": -1,
         "q": math.nan,
         "p_transition": 0.0,
-        "n_A": n_a,
-        "n_B": n_b,
+        **counted(n_ends),
         "ends": (NO_STATE, NO_STATE),
         "accepted": False,
         "reason": int(Reason.GIVEN),
@@ -255,9 +263,10 @@ class Verdict:
     Attributes
     ----------
     name : ``network``, or the expression of the formula
-    loss : per shot, ``n_A softplus(q) + n_B softplus(-q)``; None where the formula has no value in some row
+    loss : per shot, ``n_A softplus(q) + n_B softplus(-q)``, of more states the multinomial one; None where the formula
+        has no value in some row
     without_value : rows in which it has none
-    calibration : of its q, as `estimates.Calibration.as_dict` gives it; rows without a value are left out
+    calibration : of its logits, as `estimates.calibration_dict` gives it; rows without a value are left out
     """
 
     name: str
@@ -274,7 +283,7 @@ class Evaluation:
     ----------
     table : name of the file
     n_rows, n_shots : configurations with shots, and all their shots
-    null_loss : per shot, of the best constant: ``-p ln p - (1-p) ln (1-p)`` for the share p of shots that ended in B
+    null_loss : per shot, of the best constant: ``-sum_i p_i ln p_i`` for the shares p_i of shots that ended in state i
     saturated_loss : per shot, of the best value for every row; no model does better
     model_version : of the network
     network : of the ensemble
@@ -304,39 +313,45 @@ def evaluate(run: Path | str, table: Path | str, *, counts: Sequence[str] | None
 
     Parameters
     ----------
-    run : folder of a run with two states, sampled or made from a table
+    run : folder of a run, sampled or made from a table
     table : CSV, Parquet or npz with the run's descriptor columns; further columns are left aside
-    counts : the columns that count shots which ended in either state; by default those of the run's own table, else
-        ``n_A`` and ``n_B``
+    counts : the columns that count shots which ended in each state; by default those of the run's own table, else
+        those that `export.write_shots` writes
 
     Raises
     ------
     TableError
         If the table cannot be used: the message names row and column.
     AnalysisError
-        If the run has no trained committor, or more than two states.
+        If the run has no trained committor.
     """
     reader, file = Reader(run), Path(table)
-    version = reader.trained_model().version
+    model, state_names = reader.trained_model(), reader.state_names
     names = reader.observables.descriptors.names
     if counts is None:
-        counts = tuple(reader.config.states.values()) if reader.config.table is not None else ("n_A", "n_B")
+        counts = count_names(reader)
     _check_counts(counts)
+    if len(counts) != len(state_names):
+        raise TableError(
+            f"counts: expected a column for each of {', '.join(state_names)}, the states of {reader.folder}; got "
+            f"{','.join(counts)}"
+        )
     shots = shots_in(file, counts, wanted=names)
     if not len(shots.counts):
         raise TableError(f"{file}: expected rows with shots, found none")
-    n_a, n_b = shots.counts.T
-    network, *formulas = (
-        _verdict(each.name, each.q, n_a, n_b) for each in predictions(reader, shots.features.astype(np.float32))
-    )
-    reachable = bounds(n_a, n_b)
+    features = shots.features.astype(np.float32)
+    if len(state_names) == 2:
+        network, *formulas = (_verdict(each.name, each.q, *shots.counts.T) for each in predictions(reader, features))
+    else:
+        network, formulas = _verdict_on_states(model.logits(features), shots.counts, state_names), []
+    null_loss, saturated_loss = loss_bounds(shots.counts)
     result = Evaluation(
         table=file.name,
-        n_rows=len(n_a),
+        n_rows=len(shots.counts),
         n_shots=int(shots.counts.sum()),
-        null_loss=reachable.null_loss,
-        saturated_loss=reachable.saturated_loss,
-        model_version=version,
+        null_loss=null_loss,
+        saturated_loss=saturated_loss,
+        model_version=model.version,
         network=network,
         formulas=tuple(formulas),
         notes=shots.notes,
@@ -352,4 +367,15 @@ def _verdict(name: str, q: NDArray[np.float64], n_a: IntArray, n_b: IntArray) ->
         loss=loss if math.isfinite(loss) else None,
         without_value=int((~np.isfinite(q)).sum()),
         calibration=calibration(q, n_a, n_b).as_dict(),
+    )
+
+
+def _verdict_on_states(logits: NDArray[np.float64], counts: IntArray, state_names: Sequence[str]) -> Verdict:
+    """Return what shots say of the network of more than two states."""
+    log_p = np.log(np.maximum(probabilities(logits), 1e-300))
+    return Verdict(
+        name=NETWORK,
+        loss=float(-(counts * log_p).sum() / counts.sum()),
+        without_value=0,
+        calibration=calibration_dict(logits, counts, state_names),
     )

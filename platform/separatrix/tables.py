@@ -34,13 +34,13 @@ Columns = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShotTable:
-    """Configurations, and how often shots from each ended in A and in B.
+    """Configurations, and how often shots from each ended in each state.
 
     Attributes
     ----------
     columns : names of the d columns that describe a configuration
     features : (n, d) float64, as in the file
-    counts : (n, 2) int64, trajectories that ended in A and in B; at least one in every row
+    counts : (n, n_states) int64, trajectories that ended in each state; at least one in every row
     groups : (n,) number of the group each row belongs to, counted in the order in which they appear; None without
     notes : what was left out, and what may not be meant, in sentences
     """
@@ -219,7 +219,7 @@ def shots_in(
 
     Parameters
     ----------
-    counts : the columns that count the shots which ended in A and in B
+    counts : the columns that count the shots which ended in each state
     groups : column whose values name groups of rows
     wanted : columns that must be there, all others left aside; by default all are taken
 

@@ -24,9 +24,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from separatrix.committor import WIDTHS, Committor, backpropagate, effective_q, evaluate, probabilities
+from separatrix.committor import WIDTHS, Committor, backpropagate, evaluate
 from separatrix.config import CommittorConfig
 from separatrix.errors import ConfigError, DeviceLostError
+from separatrix.logits import probabilities
 from separatrix.records import Float32Array, FloatArray, IntArray
 from separatrix.threads import single_thread
 from separatrix.training_data import TrainingData
@@ -75,7 +76,8 @@ class TrainingReport:
     efficiency : expected-efficiency factor that scaled it
     seconds : wall time
     shot : (n_shots,) integers, the shots in the order of the next array
-    held_out_q : (n_shots,) effective logit predicted by the members that held the shot out; nan where none did
+    held_out_q : (n_shots,), (n_shots, n_states) for more than two states: logits predicted by the members that held the
+        shot out; nan where none did
     """
 
     version: int
@@ -453,7 +455,7 @@ def _flatten(weights: tuple[Tensor, ...]) -> Tensor:
 def _judge(
     model: Committor, data: TrainingData, held_out: NDArray[np.bool_]
 ) -> tuple[float, float, NDArray[np.float64]]:
-    """Return training and held-out loss per shot on shooting points, and the held-out effective logits."""
+    """Return training and held-out loss per shot on shooting points, and the held-out logits."""
     points = data.is_shooting_point
     counts = data.targets[points].astype(np.float64)
     logits = model.member_logits(data.features[points])
@@ -470,4 +472,5 @@ def _judge(
         return float(-(counts[known] * log_p).sum() / counts[known].sum())
 
     trained, validated = mean_over(~held_out), mean_over(held_out)
-    return loss(*trained), loss(*validated), np.where(validated[1], effective_q(validated[0]), np.nan)
+    known = validated[1].reshape(-1, *[1] * (validated[0].ndim - 1))
+    return loss(*trained), loss(*validated), np.where(known, validated[0], np.nan)

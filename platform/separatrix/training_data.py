@@ -62,6 +62,13 @@ class TrainingData:
             raise ValueError(f"expected finite features, got {found}")
 
 
+def end_counts(shots: Mapping[str, NDArray[Any]]) -> IntArray:
+    """Return how many trajectories of every shot ended in each state, (n_shots, n_states), from the stored columns."""
+    if "n_ends" in shots:
+        return shots["n_ends"]
+    return np.stack([shots["n_A"], shots["n_B"]], axis=1)
+
+
 def build_training_data(
     *,
     shots: Mapping[str, NDArray[Any]],
@@ -87,8 +94,7 @@ def build_training_data(
     Parameters
     ----------
     shots : columns of the shots, row = shot: ``ends`` (n_shots, 2), the state at the end of the half with negative
-        offsets and of that with positive ones, and ``reason`` (n_shots,); of shots that a table gives, ``n_A`` and
-        ``n_B``
+        offsets and of that with positive ones, and ``reason`` (n_shots,); of shots that a table gives, their counts
     frames : ``features`` (m, d), ``shot`` (m,) and ``offset`` (m,), the place relative to the shooting point in saved
         frames; the frame with offset 0 is the shooting point
     n_states : number of states
@@ -111,7 +117,7 @@ def build_training_data(
     counts = (ends[:, :, None] == states).sum(axis=1).astype(np.float32)
     given = shots["reason"] == Reason.GIVEN
     if given.any():
-        counts[given] = np.stack([shots["n_A"][given], shots["n_B"][given]], axis=1)
+        counts[given] = end_counts(shots)[given]
     recorded = np.flatnonzero(counts.any(axis=1))
     at_zero = np.flatnonzero(offset == 0)
     at_zero = at_zero[np.argsort(shot[at_zero], kind="stable")]

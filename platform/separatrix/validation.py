@@ -154,6 +154,7 @@ def validate(
             f"{reader.folder} was made from a table, and nothing can be simulated in it; hold it against another "
             "table with separatrix learn TABLE RUN --test TABLE2, or against another run with --against"
         )
+    reader.check_two_states("validation")
     reader.trained_model()
     stop = stop or threading.Event()
     settings = {"configurations": configurations, "seed": seed}

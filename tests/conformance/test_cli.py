@@ -387,14 +387,6 @@ def test_a_run_without_a_trained_model_is_not_explained(tmp_path):
     assert Reader(path).result("mechanism") is None
 
 
-def test_more_than_two_states_are_not_explained(tmp_path):
-    states = {**LANDSCAPE["states"], "C": "(x - 1)^2 + (y + 1)^2 < 0.01"}
-    start = {**LANDSCAPE["system"]["start"], "C": [1.0, -1.0, 0.0]}
-    config = write_config(tmp_path / "landscape.toml", states=states, system={"start": start})
-    succeed("new", tmp_path / "run", "--config", config)
-    refuse("explain", tmp_path / "run", says=["two states", "found 3 (A, B, C)"])
-
-
 # -- processes of their own --------------------------------------------------------------------------------------------
 
 PROGRAM = [sys.executable, "-c", "from separatrix import preparing, cli; preparing._MEASURE_SECONDS = 0.1; cli.main()"]

@@ -453,14 +453,6 @@ def test_a_run_that_was_not_explained_has_no_formula(landscape, tmp_path):
     assert (result.code, "separatrix explain" in result.err) == (2, True)
 
 
-def test_more_than_two_states_do_not_fit_a_table(landscape, tmp_path):
-    data = Reader(landscape).config.model_dump(mode="json", exclude_none=True)
-    data["states"]["C"] = "x < -5"
-    session = Session.create(tmp_path / "run", data)
-    result = run_cli("export", "shots", session.path, tmp_path / "s.csv")
-    assert (result.code, "found 3 (A, B, C)" in result.err) == (2, True)
-
-
 @pytest.mark.parametrize(
     ("what", "file", "also"),
     [

@@ -9,6 +9,7 @@ import pytest
 
 from separatrix import Session, learn, preparing
 from separatrix.errors import EngineError
+from separatrix.mechanism import explain
 from separatrix.store import Store
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Hub
@@ -109,7 +110,15 @@ def table_run(runs_folder, tmp_path_factory):
     return learn(file, runs_folder / "table", counts=["n_A", "n_B"]).folder
 
 
-@pytest.fixture(params=["empty", "running", "failed", "finished", "molecule"])
+@pytest.fixture(scope="session")
+def states_run(runs_folder):
+    """Return a finished run of 150 shots on a landscape with three states, explained as far as that goes."""
+    path = sample(runs_folder / "states", {"system": {"kind": "three-basins"}, "sampling": {"steps": 150}}, 150)
+    explain(path)
+    return path
+
+
+@pytest.fixture(params=["empty", "running", "failed", "finished", "molecule", "states"])
 def any_run(request):
     """Return each kind of run in turn."""
     name = {"finished": "landscape_run", "molecule": "molecule_run"}.get(request.param, f"{request.param}_run")

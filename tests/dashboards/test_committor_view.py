@@ -364,7 +364,7 @@ def test_shooting_points_carry_what_came_of_them(landscape):
     shot = result.shots.shot[row]
     place = frames["cvs"][(frames["shot"] == shot) & (frames["offset"] == 0)][0]
     np.testing.assert_array_equal(result.shots.place[row], place)
-    assert result.shots.q[row] == shots["q"][shot]
+    assert result.shots.foretold[row] == shots["q"][shot]
     outcome = outcome_of(shots["ends"], 2)
     np.testing.assert_array_equal(outcome == 0, are_transitions(shots["ends"]))
     ends = np.array([[0, 1], [2, 2], [1, 1], [NO_STATE, 1], [NO_STATE, NO_STATE]])
@@ -412,7 +412,7 @@ def test_without_a_model_there_is_no_map_and_a_reason(empty_run, landscape):
     running = replace(landscape.snapshot, status=replace(landscape.snapshot.status, state=RunState.RUNNING))
     assert "is being trained" in no_model(running)
     assert "ended after 300 shots" in no_model(landscape.snapshot)
-    assert "none yet" in numbers_html(result.numbers, 2)
+    assert "none yet" in numbers_html(result.numbers, "AB", 1)
     assert version_words(result.numbers) == ""
 
 
@@ -440,7 +440,8 @@ def test_one_variable_gives_a_curve(one_variable):
 
 def test_one_of_three_states_is_chosen(three_states):
     model, features = three_states.model(), three_states.snapshot.frames["features"]
-    assert layers_of(three_states, first_choice(three_states.snapshot)) == ("learned", "spread")
+    assert layers_of(three_states, first_choice(three_states.snapshot)) == LAYERS
+    assert layers_of(three_states, Choice(x="x", y="z")) == ("learned", "spread")
     total = sum(found(three_states, state=state).model.p for state in range(3))
     np.testing.assert_allclose(total, 1, atol=1e-5)
     curve = found(three_states, y=None, state=2)
@@ -448,13 +449,43 @@ def test_one_of_three_states_is_chosen(three_states):
     mean = (curve.model.p[shown] * curve.count[shown]).sum() / curve.count.sum()
     assert mean == pytest.approx(model.probabilities(features)[:, 2].mean(), abs=1e-5)
     assert "p of C" in key_html(Choice(x="x", y="y", state=2), "ABC", [], {"model"})
-    assert "calibration" not in numbers_html(curve.numbers, 3)
+    fit = three_states.snapshot.reports[three_states.snapshot.model_version]["calibration"]["states"]["C"]
+    assert curve.numbers.slope == fit["slope"]
+    assert "calibration slope of C" in numbers_html(curve.numbers, "ABC", 2)
     chart = Chart(ready=lambda figure: finish(figure, on_map=True))
     for state in (1, 2):
         chart.apply(map_query(Choice(x="x", y="y", state=state)).compute(three_states, three_states.snapshot).drawing)
     histogram = Chart()
     histogram.apply(Drawing(draw_shooting_points(three_states, three_states.snapshot)))
     assert histogram.figure.xaxis[0].axis_label == "p(transition) at the shooting point"
+
+
+def test_every_state_has_its_exact_map_and_the_separatrices_of_the_others(three_states):
+    maps = [found(three_states, state=state) for state in range(3)]
+    total = sum(each.exact for each in maps)
+    np.testing.assert_allclose(total[np.isfinite(total)], 1, atol=1e-9)
+    assert np.isfinite(total).all()
+    for state, each in enumerate(maps):
+        assert each.numbers.deviation.n_frames > 100
+        rest = [maps[other] for other in range(3) if other != state]
+        for other, p in zip(rest, each.model.others, strict=True):
+            np.testing.assert_allclose(p, other.model.smooth)
+        # Near its own state the exact map is 1, and near the others 0.
+        x, y = each.labels["ABC"[state]]
+        cell = np.argmin(np.abs(each.axes[1].centres - y)), np.argmin(np.abs(each.axes[0].centres - x))
+        assert [m.exact[cell] > 0.9 for m in maps] == [place == state for place in range(3)]
+    # Over other axes they are means over frames, and those of the others too.
+    flat = [found(three_states, y="z", state=state) for state in range(3)]
+    assert not flat[0].model.on_grid or flat[0].axes[1].name == "z"
+    for one, p in zip(flat[1:], flat[0].model.others, strict=True):
+        np.testing.assert_allclose(p, one.model.smooth)
+    assert found(three_states, y=None, state=0).shots.p == pytest.approx(
+        three_states.reader.predict(
+            three_states.snapshot.frames["features"][three_states.snapshot.frames["offset"] == 0]
+        )[:, 0],
+        abs=1e-6,
+    )
+    assert "p = ½ of each other state" in key_html(Choice(x="x", y="y", state=2), "ABC", [], {"model", "others"})
 
 
 def test_names_are_shown_as_they_are():
@@ -536,8 +567,13 @@ def test_a_layer_that_other_axes_do_not_have_is_left(three_states, landscape_run
     showing(view)
     assert view.choice.layer == "exact"
     other = viewed(three_states.path)
-    assert "exact" not in other.layer.options
     assert other.state.visible
+    other.layer.value = "exact"
+    other.y.value = "z"
+    showing(other)
+    assert "exact" not in other.layer.options
+    assert other.choice.layer == "learned"
+    other.y.value = "y"
     other.state.value = 2
     showing(other)
     assert "p of C" in other.key.object

@@ -10,14 +10,11 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from separatrix import committor
-from separatrix.committor import Committor, effective_q, probabilities
+from separatrix.committor import Committor
 from separatrix.errors import ColumnMismatchError, StoreError
-
-finite = st.floats(-700, 700)
 
 
 def random_model(n_columns: int, n_states: int, *, members: int = 3, seed: int = 0) -> Committor:
@@ -92,30 +89,6 @@ def test_p_b_is_the_logistic_function_of_q() -> None:
     assert np.allclose(model.p_B(features), 1 / (1 + np.exp(-model.q(features))))
     with pytest.raises(ValueError, match="two states, got 3"):
         random_model(5, 3).p_B(features)
-
-
-@given(arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(2, 5)), elements=finite))
-def test_probabilities_of_any_logits(logits: NDArray[np.float64]) -> None:
-    p = probabilities(logits)
-    assert np.all((p >= 0) & (p <= 1))
-    assert np.allclose(p.sum(axis=1), 1.0)
-    assert np.allclose(probabilities(logits + 3.0), p, atol=1e-9)
-
-
-@given(arrays(np.float64, st.integers(1, 8), elements=st.floats(-12, 12)))
-def test_effective_q_of_two_logits_is_the_size_of_q(q: NDArray[np.float64]) -> None:
-    as_two = np.stack([-q / 2, q / 2], axis=1)
-    as_three = np.column_stack([as_two, np.full(len(q), -500.0)])
-    assert np.array_equal(effective_q(q), q)
-    # arccosh loses digits near zero: compare where selectors look, by cosh.
-    assert np.allclose(np.cosh(effective_q(as_two)), np.cosh(q), rtol=1e-6)
-    assert np.allclose(np.cosh(effective_q(as_three)), np.cosh(q), rtol=1e-6)
-
-
-@given(arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(3, 5)), elements=finite))
-def test_effective_q_is_finite_and_not_negative(logits: NDArray[np.float64]) -> None:
-    q = effective_q(logits)
-    assert np.all(np.isfinite(q) & (q >= 0))
 
 
 def test_spread_of_two_states_and_of_more_agree() -> None:

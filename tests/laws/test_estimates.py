@@ -17,6 +17,7 @@ from separatrix.estimates import (
     calibration,
     clopper_pearson,
     exact_committor,
+    exact_committors,
     expected_transitions,
     landscape_committor,
     landscape_energy,
@@ -27,6 +28,7 @@ from separatrix.estimates import (
     statistical_inefficiency,
     transition_times,
     transition_yield,
+    transitions_by_pair,
 )
 
 HUMMER_SZABO = "4*((x^2 - 1)^2 + (x - y)^2) + 2*z^2"
@@ -88,6 +90,42 @@ def test_discs_converge_with_the_grid_and_are_symmetric():
     coarse, middle, fine = (grid.at(points) for grid in maps)
     assert np.abs(middle - fine).max() < 0.005
     assert np.abs(middle - fine).max() < np.abs(coarse - fine).max()
+
+
+@given(seed=st.integers(0, 2**32 - 1), roughness=st.floats(0, 4))
+@settings(max_examples=20)
+def test_committors_to_several_states_are_those_to_one_against_all_others(seed, roughness):
+    rng = np.random.default_rng(seed)
+    x, y = np.sort(rng.uniform(-1, 1, 15)), np.sort(rng.uniform(-1, 1, 12))
+    potential = rng.normal(0, roughness, (12, 15))
+    states = {name: np.zeros((12, 15), bool) for name in "ABC"}
+    states["A"][:2, :3] = states["B"][-3:, :2] = states["C"][4:7, -2:] = True
+    maps = exact_committors(potential, 1.0, states, x, y)
+    assert np.abs(sum(grid.values for grid in maps) - 1).max() < 1e-8
+    for name, grid in zip("ABC", maps, strict=True):
+        others = np.any([mask for other, mask in states.items() if other != name], axis=0)
+        alone = exact_committor(potential, 1.0, others, states[name], x, y)
+        np.testing.assert_allclose(grid.values, alone.values, atol=1e-9)
+    pair = exact_committors(potential, 1.0, {"A": states["A"], "B": states["B"]}, x, y)
+    np.testing.assert_array_equal(
+        pair[1].values, exact_committor(potential, 1.0, states["A"], states["B"], x, y).values
+    )
+    with pytest.raises(ConfigError, match="share 6 cells"):
+        exact_committors(potential, 1.0, states | {"D": states["A"]}, x, y)
+
+
+@given(ends=hnp.arrays(np.int8, st.tuples(st.integers(0, 30), st.just(2)), elements=st.integers(-1, 3)))
+def test_every_transition_is_of_one_pair(ends):
+    accepted = np.arange(len(ends)) % 2 == 0
+    pairs = transitions_by_pair(ends, accepted, 4)
+    connected = (ends[:, 0] != ends[:, 1]) & (ends >= 0).all(axis=1)
+    assert [pair.states for pair in pairs] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    assert sum(pair.transitions for pair in pairs) == connected.sum()
+    assert sum(pair.accepted for pair in pairs) == (connected & accepted).sum()
+    for pair in pairs:
+        found = sum({int(a), int(b)} == set(pair.states) for a, b in ends)
+        assert pair.transitions == found
+        assert np.isnan(pair.share.value) if not len(ends) else pair.share.value == pytest.approx(found / len(ends))
 
 
 @given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-50, 50), roughness=st.floats(0, 4))

@@ -195,18 +195,49 @@ def test_gradients_are_those_of_finite_differences():
         assert found[:, column] == pytest.approx((model.q(x + step) - model.q(x - step)) / 0.02, abs=0.02)
 
 
+def test_relevance_of_two_states_is_the_same_as_one_logit_or_as_two():
+    """With the logits -q/2 and q/2, and a third state that is out of reach, nothing changes."""
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(200, 3))
+    two, shots = linear(1.5, 0.5, 0.0), shots_of(1.5 * features[:, 0], features, rng)
+    matrix, bias = two.weights[4], two.weights[5]
+    three = Committor(
+        columns=two.columns,
+        states=("A", "B", "C"),
+        version=1,
+        mean=two.mean,
+        inverse_scale=two.inverse_scale,
+        weights=(
+            *two.weights[:4],
+            torch.cat([-matrix / 2, matrix / 2, 0 * matrix], dim=2),
+            torch.cat([bias, bias, bias - 80.0], dim=2),
+        ),
+    )
+    more = HeldOutShots(
+        features=shots.features, counts=np.column_stack([shots.counts, np.zeros(200)]), held_out=shots.held_out
+    )
+    one, other = (
+        permutation_relevance(model, each, [(0,), (1,), (2,), (0, 1)], np.random.default_rng(1))
+        for model, each in ((two, shots), (three, more))
+    )
+    assert other.loss == pytest.approx(one.loss, rel=1e-5)
+    np.testing.assert_allclose(other.mean, one.mean, atol=1e-6)
+    np.testing.assert_allclose(other.error, one.error, atol=1e-6)
+    assert one.mean[0] > 0.1
+
+
 def test_what_does_not_fit_is_refused():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(10, 2))
     shots = shots_of(features[:, 0], features, rng)
     three = Committor.untrained(["c0", "c1"], ["A", "B", "C"])
-    with pytest.raises(ValueError, match="two states"):
+    with pytest.raises(ValueError, match="3 states"):
         permutation_relevance(three, shots, singles(2), rng)
     with pytest.raises(ValueError, match="two states"):
         integrated_gradients(three, [features])
     with pytest.raises(ValueError, match="3 columns"):
         permutation_relevance(linear(1.0, 1.0, 1.0), shots, singles(2), rng)
-    with pytest.raises(ValueError, match="an end in A or B"):
+    with pytest.raises(ValueError, match="an end in a state"):
         HeldOutShots(features=features, counts=np.zeros((10, 2)), held_out=shots.held_out)
     with pytest.raises(ValueError, match="some member holds out"):
         HeldOutShots(features=features, counts=shots.counts, held_out=np.zeros((4, 10), bool))

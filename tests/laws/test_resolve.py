@@ -112,7 +112,7 @@ def test_arguments_are_not_changed(data):
 @pytest.mark.parametrize("kind", CATALOGUE)
 def test_a_name_is_enough(kind):
     config = resolve({"system": {"kind": kind}})
-    assert len(config.states) == 2
+    assert len(config.states) == (3 if kind == "three-basins" else 2)
     assert config.collective_variables
     assert config.sampling.max_frames >= 2000
     assert config.sampling.steps == SamplingConfig().steps

@@ -22,7 +22,7 @@ class Linear:
     version: int = 1
     slope: float = 0.5
 
-    def q(self, features: np.ndarray) -> np.ndarray:
+    def logits(self, features: np.ndarray) -> np.ndarray:
         """Return slope * (x - middle)."""
         return self.slope * (features[:, 0] - N_SITES / 2)
 
@@ -122,7 +122,7 @@ def test_both_sums_use_the_model_that_selected() -> None:
         if verdict.reason in (Reason.ACCEPTED, Reason.METROPOLIS):
             slope = 3.0 - sampler.model.slope
             old, new = (
-                (1 / (1 + Linear(slope=slope).q(features[1:-1]) ** 2)).sum()
+                (1 / (1 + Linear(slope=slope).logits(features[1:-1]) ** 2)).sum()
                 for features in (path.features, outcome.features)
             )
             assert verdict.p_acc == pytest.approx(min(1.0, old / new))

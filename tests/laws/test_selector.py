@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from separatrix.config import SamplingConfig
 from separatrix.errors import ConfigError
+from separatrix.logits import effective_q
 from separatrix.records import Density
 from separatrix.selector import SELECTORS, density_correction, density_of, selector_named
 
@@ -60,5 +61,29 @@ def test_correction_evens_out_the_density() -> None:
 
 
 def test_no_density_no_correction() -> None:
-    correction = density_correction(np.linspace(-5, 5, 11), Density())
-    np.testing.assert_allclose(correction, correction[0])
+    for logits in (np.linspace(-5, 5, 11), np.linspace(-5, 5, 33).reshape(11, 3)):
+        correction = density_correction(logits, Density())
+        np.testing.assert_allclose(correction, correction[0])
+
+
+@given(q=hnp.arrays(float, st.integers(1, 60), elements=st.floats(-12, 12)), seed=st.integers(0, 99))
+def test_a_third_state_out_of_reach_changes_neither_weights_nor_correction(q: np.ndarray, seed: int) -> None:
+    q = q[np.abs(np.mod(10 / (1 + np.exp(-q)) + 1e-3, 1)) > 2e-3]  # not on the border of a bin
+    three = np.stack([np.zeros_like(q), q, np.full_like(q, -300.0)], axis=1)
+    np.testing.assert_allclose(SELECTORS["lorentzian"](effective_q(three), 1.0), SELECTORS["lorentzian"](q, 1.0))
+    multiplicity = np.random.default_rng(seed).integers(1, 5, len(q)).astype(float)
+    alone, beside = density_of(q, multiplicity), density_of(three, multiplicity)
+    # The side of A runs towards the border, that of B from it; the third has no frame.
+    assert (*beside.counts[4::-1], *beside.counts[5:10], *[0] * 5) == (*alone.counts, *beside.counts[10:])
+    ratio = density_correction(three, beside) / density_correction(q, alone)
+    np.testing.assert_allclose(ratio, ratio[:1].repeat(len(q)))
+
+
+def test_correction_evens_out_every_state() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 2, (30_000, 3)) + np.array([1.5, 0.0, 0.0])
+    density = density_of(logits, np.ones(len(logits)))
+    assert len(density.counts) == 15
+    corrected = density_of(logits, 1e4 * density_correction(logits, density))
+    assert np.ptp(corrected.counts) / np.mean(corrected.counts) < 0.02
+    assert np.ptp(density.counts) / np.mean(density.counts) > 0.5

@@ -12,7 +12,7 @@ from openmm import app, unit
 from scipy import stats
 
 from separatrix.errors import ConfigError, SystemBuildError
-from separatrix.estimates import clopper_pearson, landscape_committor, landscape_energy
+from separatrix.estimates import clopper_pearson, landscape_committor, landscape_committors, landscape_energy
 from separatrix.expressions import compile_expression
 from separatrix.systems import CATALOGUE, build_system, resolve
 from separatrix.units import thermal_energy
@@ -104,10 +104,21 @@ def mueller_brown(x, y, z):
     return float(np.sum(amplitude * np.exp(a * dx**2 + b * dx * dy + c * dy**2))) + 5 * z**2
 
 
-FORMULAS = {"two-gaussians": two_gaussians, "hummer-szabo": hummer_szabo, "mueller-brown": mueller_brown}
+def three_basins(x, y, z):
+    r, theta = np.hypot(x, y), np.arctan2(y, x)
+    wells = 2.4 * (3 * r**4 - 2 * r**3 * np.cos(3 * theta) - 3 * r**2)
+    return float(wells) + 0.5 * x + 0.25 * y + 2 * z**2
 
 
-@pytest.mark.parametrize("kind", LANDSCAPES)
+FORMULAS = {
+    "two-gaussians": two_gaussians,
+    "hummer-szabo": hummer_szabo,
+    "mueller-brown": mueller_brown,
+    "three-basins": three_basins,
+}
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
 def test_energies_are_those_of_the_formula(kind):
     config = resolve({"system": {"kind": kind}})
     system = build_system(config)
@@ -311,6 +322,30 @@ def test_shots_end_as_the_exact_map_says(kind, point, limits):
     assert 0.1 < exact < 0.9
     elsewhere = landscape_committor(expression, thermal, *tables, x, y).at((point[0] + 0.15, point[1]))[0]
     assert not low < elsewhere < high  # control: 0.15 nm away the map says something else
+
+
+def test_shots_on_three_basins_end_as_the_exact_maps_say():
+    config, point, n_halves = resolve({"system": {"kind": "three-basins"}}), (0.1, 0.3), 800
+    expression = build_system(config).landscape
+    context = make_context(
+        build_system(resolve(landscape(expression=expression, particles=n_halves))), config.system, seed=4
+    )
+    context.setPositions(np.tile([*point, 0.0], (n_halves, 1)))
+    tests = [compile_expression(text, ("x", "y")) for text in config.states.values()]
+    ends = np.full(n_halves, -1)
+    while (ends < 0).any():
+        context.getIntegrator().step(config.sampling.stride)
+        for state, test in enumerate(tests):
+            ends[(ends < 0) & test.array(positions_of(context)[:, :2])] = state
+    mesh = [np.linspace(-1.7, 1.7, 171)] * 2
+    tables = config.collective_variables, config.states
+    maps = landscape_committors(expression, thermal_energy(config.system.temperature), *tables, *mesh)
+    found = np.bincount(ends, minlength=3)
+    expected = n_halves * np.array([grid.at(point)[0] for grid in maps])
+    assert expected.min() > 50
+    assert stats.chisquare(found, expected).pvalue > 1e-3
+    other = n_halves * np.array([grid.at((point[0] + 0.15, point[1]))[0] for grid in maps])
+    assert stats.chisquare(found, other).pvalue < 1e-3  # control: 0.15 nm away the maps say something else
 
 
 def test_the_landscape_of_the_blueprint_works_verbatim():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ class AnalyticModel:
     offset: float = 0.0
     version: int = 1
 
-    def q(self, features: NDArray[np.floating]) -> NDArray[np.floating]:
+    def logits(self, features: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the logit (n,) of features (n, d)."""
         return np.asarray(features, dtype=float) @ np.array(self.slope) + self.offset
 
@@ -58,8 +59,19 @@ def make_bench(data: dict[str, Any]) -> Bench:
     return Bench(config, shooter, start, path)
 
 
-def sample_paths(bench: Bench, model: AnalyticModel, steps: int, every: int, seed: int) -> NDArray[np.floating]:
-    """Sample the path ensemble and return (n, 2): frames of a path, and y where it first crosses x = 0.
+def describe(features: NDArray[np.floating]) -> tuple[float, float]:
+    """Return the number of frames of a path and y where it first crosses x = 0 (features are x, y)."""
+    crossing = int(np.argmax(features[:, 0] > 0))
+    return float(len(features)), float(features[crossing, 1])
+
+
+Describe = Callable[[NDArray[np.floating]], tuple[float, float]]
+
+
+def sample_paths(
+    bench: Bench, model: AnalyticModel, steps: int, every: int, seed: int, tell: Describe = describe
+) -> NDArray[np.floating]:
+    """Sample the path ensemble and return (n, 2): what ``tell`` tells of a path.
 
     One of ``every`` Monte Carlo steps of each chain is kept, after the first tenth.
     """
@@ -74,19 +86,13 @@ def sample_paths(bench: Bench, model: AnalyticModel, steps: int, every: int, see
         state = sampler.state_of(chain)
         if shot == steps // 20:  # a density as a run would have it, fixed from here on
             features = np.concatenate([other.path.features[1:-1] for other in sampler.chains])
-            sampler.adopt(model, density_of(model.q(features), np.ones(len(features))))
+            sampler.adopt(model, density_of(model.logits(features), np.ones(len(features))))
         if shot > steps // 10 and state.step % every == 0:
-            rows.append(describe(state.path.features))
+            rows.append(tell(state.path.features))
     return np.array(rows)
 
 
-def describe(features: NDArray[np.floating]) -> tuple[float, float]:
-    """Return the number of frames of a path and y where it first crosses x = 0 (features are x, y)."""
-    crossing = int(np.argmax(features[:, 0] > 0))
-    return float(len(features)), float(features[crossing, 1])
-
-
-def brute_force_paths(bench: Bench, n_frames: int) -> NDArray[np.floating]:
+def brute_force_paths(bench: Bench, n_frames: int, tell: Describe = describe) -> NDArray[np.floating]:
     """Cut the transitions out of one long run: the known answer."""
     engine, observables = bench.shooter.engine, bench.shooter.observables
     engine.reseed(2024)
@@ -97,7 +103,7 @@ def brute_force_paths(bench: Bench, n_frames: int) -> NDArray[np.floating]:
     stream = ((frame, observables.state_of(frame)) for frame in frames)
     rows = []
     for piece, _ in cut_transitions(stream, 2 * bench.config.sampling.max_frames):
-        rows.append(describe(observables.features(np.stack([frame.positions for frame in piece]), None)))
+        rows.append(tell(observables.features(np.stack([frame.positions for frame in piece]), None)))
     return np.array(rows)
 
 

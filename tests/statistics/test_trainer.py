@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from separatrix import trainer
 from separatrix.committor import Committor
 from separatrix.config import CommittorConfig
+from separatrix.logits import probabilities
 from separatrix.records import NO_STATE, Reason
 from separatrix.trainer import (
     expected_efficiency,
@@ -276,7 +277,10 @@ def test_three_states() -> None:
     model, report = train(data, untrained(2, "ABC"), seed=1, efficiency=1.0, version=1, config=CONFIG)
     assert np.sqrt(np.mean((model.probabilities(fresh) - truth(fresh)) ** 2)) < 0.05
     assert report.validation_loss < np.log(3)
-    assert np.all(report.held_out_q >= 0)
+    assert report.held_out_q.shape == (1500, 3)
+    held_out = probabilities(report.held_out_q)
+    assert np.sqrt(np.mean((held_out - truth(x)) ** 2)) < 0.05
+    assert np.sqrt(np.mean((held_out - np.roll(truth(x), 1, axis=1)) ** 2)) > 0.2
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])

@@ -124,7 +124,7 @@ def card_facts(run: RunSnapshot | UnreadableRun) -> CardFacts:
 
 def _table_facts(run: RunSnapshot, facts: CardFacts) -> CardFacts:
     """Return what a card says of a run that was made from a table."""
-    n_shots = int(run.shots["n_A"].sum() + run.shots["n_B"].sum())
+    n_shots = int(run.n_ends.sum())
     return replace(
         facts,
         kind="table",

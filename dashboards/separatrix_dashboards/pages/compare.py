@@ -230,7 +230,7 @@ class ComparePage:
                 self._agreement.object = ""
             else:
                 chart.apply(Drawing(draw_committors(result, *names)))
-                self._agreement.object = agreement_words(result.agreement)
+                self._agreement.object = agreement_words(result.agreement, result.n_states)
 
         def follow(_: RunSnapshot) -> None:
             nonlocal asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -209,22 +209,27 @@ def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
 
 def table_facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
     """Return the numbers of a run that was made from a table, as `facts` does."""
-    counts = {
-        name: int(snapshot.shots[column].sum())
-        for column, name in zip(("n_A", "n_B"), snapshot.state_names, strict=True)
-    }
+    counts = dict(zip(snapshot.state_names, snapshot.n_ends.sum(axis=0).tolist(), strict=True))
     n_shots = sum(counts.values())
     chance = -sum(n / n_shots * math.log(n / n_shots) for n in counts.values() if n)
     loss = with_error(snapshot.status.validation_loss, None)
     fit = snapshot.reports[snapshot.model_version].get("calibration") if snapshot.model_version else None
-    slope = "-" if not fit or fit["slope"] is None else with_error(fit["slope"], fit["slope_error"], 2)
+    slopes = {f" of {name}": each for name, each in fit["states"].items()} if fit and "states" in fit else {"": fit}
     return [
         ("configurations", f"{snapshot.n_shots:,}", f"{len(snapshot.feature_names):,} columns"),
         ("shots", f"{n_shots:,}", f"{n_shots / max(snapshot.n_shots, 1):.3g} per configuration"),
         *((f"ended in {name}", f"{n:,}", f"{n / n_shots:.0%} of shots") for name, n in counts.items()),
         ("held-out loss", loss, f"best constant {chance:.3f}, {_model_words(snapshot)}"),
-        ("calibration slope", slope, "1 is right, below 1 over-confident"),
+        *(
+            (f"calibration slope{of}", slope_words(each), "1 is right, below 1 over-confident")
+            for of, each in slopes.items()
+        ),
     ]
+
+
+def slope_words(fit: Mapping[str, Any] | None) -> str:
+    """Return the slope of a calibration with its error."""
+    return "-" if not fit or fit["slope"] is None else with_error(fit["slope"], fit["slope_error"], 2)
 
 
 def _model_words(snapshot: RunSnapshot) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -67,6 +67,7 @@ def map_query(choice: Choice) -> Query:
             "veil": found.model.on_grid and choice.layer != "exact",
             "energy": found.energy is not None,
             "given": found.shots.given,
+            "others": bool(found.model.others),
         }
         return Shown(
             drawing=drawing,
@@ -85,10 +86,10 @@ def draw_shooting_points(feed: Feed, snapshot: RunSnapshot) -> Element:  # noqa:
     """Return histograms of the p predicted before each shot: of all shots, and of those that were transitions."""
     shots = snapshot.shots
     two = len(snapshot.state_names) == 2
-    values = expit(snapshot.foretold_q.astype(float)) if two else shots["p_transition"].astype(float)
+    values = expit(snapshot.foretold_q.astype(float)) if two else snapshot.foretold_p_transition.astype(float)
     green = are_transitions(shots["ends"])
     if snapshot.config.table is not None:
-        green = (shots["n_A"] > 0) & (shots["n_B"] > 0)
+        green = (snapshot.n_ends > 0).sum(axis=1) > 1
     known = np.isfinite(values)
     values, green = values[known], green[known]
     edges = np.linspace(0.0, 1.0, 21)
@@ -104,8 +105,8 @@ def draw_shooting_points(feed: Feed, snapshot: RunSnapshot) -> Element:  # noqa:
 
 _HISTOGRAM_NOTES: Final = {
     True: "Predicted before each shot: <b>all shots</b> in grey, those that gave a transition in green.",
-    False: "Predicted by networks that hold a configuration out: <b>all</b> in grey, those with shots to both states "
-    "in green.",
+    False: "Predicted by networks that hold a configuration out: <b>all</b> in grey, those with shots to two states or "
+    "more in green.",
 }
 """By whether the run samples."""
 
@@ -295,7 +296,7 @@ class CommittorView(View):
             "" if shown.numbers.version else f'<div class="sx-empty" style="padding:8px">{no_model(snapshot)}</div>'
         )
         self.caption.object = f'<div class="sx-note">{escaped(" ".join(shown.notes))}</div>'
-        self.numbers.object = numbers_html(shown.numbers, len(snapshot.state_names))
+        self.numbers.object = numbers_html(shown.numbers, snapshot.state_names, self.choice.state)
         self.learned_from.object = f'<div class="sx-note">{version_words(shown.numbers)}</div>'
 
     def _say_key(self) -> None:
@@ -370,27 +371,28 @@ def version_words(numbers: Numbers) -> str:
     return f"Model {numbers.version} of {numbers.n_versions}, trained on {numbers.n_shots:,} shots{loss}"
 
 
-def numbers_html(numbers: Numbers, n_states: int) -> str:
-    """Return the numbers beside a map as a table; the calibration slope is that of a single logit."""
+def numbers_html(numbers: Numbers, state_names: Sequence[str], state: int) -> str:
+    """Return the numbers beside a map as a table; of more than two states, some are of the one that is shown."""
+    of = "" if len(state_names) == 2 else f" of {escaped(state_names[state])}"
     rows = [("version", f"{numbers.version} of {numbers.n_versions}" if numbers.version else "none yet")]
     if numbers.version:
         rows += [
             ("trained on", f"{numbers.n_shots:,} shots"),
             ("held-out loss per shot", "-" if numbers.loss is None else f"{numbers.loss:.3f}"),
-            ("loss by chance", f"{np.log(n_states):.3f}"),
+            ("loss by chance", f"{np.log(len(state_names)):.3f}"),
+            (f"calibration slope{of}", with_error(numbers.slope, numbers.slope_error, 2)),
         ]
-        rows += [("calibration slope", with_error(numbers.slope, numbers.slope_error, 2))] if n_states == 2 else []
     rows.append(("frames", f"{numbers.n_all_frames:,}"))
     table = "".join(f'<tr><td>{name}</td><td class="sx-right">{value}</td></tr>' for name, value in rows)
-    return f'<table class="sx-table">{table}</table>{_deviation_html(numbers.deviation)}'
+    return f'<table class="sx-table">{table}</table>{_deviation_html(numbers.deviation, of)}'
 
 
-def _deviation_html(deviation: Deviation | None) -> str:
+def _deviation_html(deviation: Deviation | None, of: str) -> str:
     if deviation is None:
         return ""
     rmse = "-" if deviation.n_frames == 0 else f"{deviation.rmse:.3f}"
     return (
         f'<div class="sx-fact" style="margin-top:10px"><div class="sx-fact-name">RMSE from the exact committor</div>'
         f'<div class="sx-number">{rmse}</div><div class="sx-note">over {deviation.n_frames:,} sampled frames with '
-        "exact p_B from 0.05 to 0.95</div></div>"
+        f"exact {f'p{of}' if of else 'p_B'} from 0.05 to 0.95</div></div>"
     )

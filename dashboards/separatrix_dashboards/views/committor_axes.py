@@ -82,8 +82,7 @@ def first_choice(snapshot: RunSnapshot) -> Choice:
 
 def layers_of(feed: Feed, choice: Choice) -> tuple[str, ...]:
     """Return the layers over the axes of a choice; quick, so that a page can ask."""
-    known = len(feed.snapshot.state_names) == 2 and in_plane(feed, choice.names)
-    return LAYERS if known else ("learned", "spread")
+    return LAYERS if in_plane(feed, choice.names) else ("learned", "spread")
 
 
 def axis_of(feed: Feed, snapshot: RunSnapshot, name: str, choice: Choice) -> Axis:

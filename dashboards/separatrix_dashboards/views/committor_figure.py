@@ -13,7 +13,6 @@ from bokeh.models import ColorBar, CustomJS, DataRange1d, FixedTicker, GlyphRend
 from contourpy import contour_generator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from scipy.special import expit
 
 from separatrix.estimates import enclosing_levels, near_frames
 from separatrix.records import NO_STATE
@@ -75,7 +74,7 @@ def outcomes(state_names: Sequence[str], *, given: bool = False) -> tuple[tuple[
         for index, name in enumerate(state_names)
     ]
     if given:
-        return ("to both states", GREEN, _MARKERS[0]), *same
+        return ("to both states" if len(same) == 2 else "to several states", GREEN, _MARKERS[0]), *same
     return (("transition", GREEN, _MARKERS[0]), *same, ("a half without end", GREY, _MARKERS[-1]))
 
 
@@ -123,6 +122,9 @@ def draw_map(found: CommittorMap, choice: Choice, state_names: Sequence[str]) ->
     exact = contours(found.axes, found.exact, (0.5,))
     separatrix = exact if choice.layer == "exact" else contours(found.axes, found.model.smooth, (0.5,))
     reference = _NOTHING if choice.layer == "exact" else exact
+    others = (
+        joined([contours(found.axes, p, (0.5,)) for p in found.model.others]) if choice.layer != "exact" else _NOTHING
+    )
     outlines = joined([_outline(found.axes, mask) for mask in found.masks.values()])
     density = contours(found.axes, found.density, enclosing_levels(found.density, SHARES))
     leaves = [
@@ -134,6 +136,7 @@ def draw_map(found: CommittorMap, choice: Choice, state_names: Sequence[str]) ->
         _curve(outlines, x, y, INK, 1.5),
         _curve(reference, x, y, INK, 2.0, line_dash="dotted"),
         _curve(separatrix, x, y, INK, 3.0),
+        *([_curve(others, x, y, INK, 1.2, line_dash="dashed")] if len(state_names) > 2 else []),
         _shots(found, state_names, x, y),
         _names(found, x, y),
     ]
@@ -190,13 +193,13 @@ def _curve(line: Line, x: hv.Dimension, y: hv.Dimension, colour: str, width: flo
 
 
 def _shots(found: CommittorMap, state_names: Sequence[str], x: hv.Dimension, y: hv.Dimension) -> hv.Points:
-    """Return the shooting points; over one variable they lie at the p predicted before them."""
+    """Return the shooting points; over one variable they lie at their p."""
     shots = found.shots
     looks = outcomes(state_names, given=shots.given)
     outcome = outcome_of(shots.ends, len(state_names))
     order = np.argsort(-outcome, kind="stable")  # transitions on top
-    height = () if len(found.axes) == 2 else (expit(shots.q.astype(float)),)
-    numbers = [array[order].astype(float) for array in (*shots.place.T, *height, shots.shot, shots.q)]
+    height = () if len(found.axes) == 2 else (shots.p,)
+    numbers = [array[order].astype(float) for array in (*shots.place.T, *height, shots.shot, shots.foretold)]
     words = [np.array([look[i] for look in looks], dtype=object)[outcome[order]] for i in range(3)]
     # A point of every look that is nowhere: HoloViews takes a column that holds one value for that value, for ever.
     numbers = [np.append(column, np.full(len(looks), np.nan)) for column in numbers]
@@ -208,7 +211,11 @@ def _shots(found: CommittorMap, state_names: Sequence[str], x: hv.Dimension, y: 
         line_color=CASING,
         line_width=0.9,
         tools=["hover"],
-        hover_tooltips=[("shot", "@shot{0}"), ("it gave", "@outcome"), ("q foretold", "@q{0.00}")],
+        hover_tooltips=[
+            ("shot", "@shot{0}"),
+            ("it gave", "@outcome"),
+            ("q foretold" if len(state_names) == 2 else "p(transition) foretold", "@q{0.00}"),
+        ],
         show_legend=False,
     )
 

@@ -25,7 +25,8 @@ def key_html(choice: Choice, state_names: Sequence[str], overlays: Sequence[str]
     Parameters
     ----------
     overlays : those shown
-    holds : what the figure has beside them: ``model``, ``exact``, ``veil``, ``energy``, ``given`` for shots of a table
+    holds : what the figure has beside them: ``model``, ``exact``, ``veil``, ``energy``, ``given`` for shots of a table,
+        ``others`` for the separatrices of more than two states
     """
     on_map = choice.y is not None
     entries = []
@@ -35,6 +36,8 @@ def key_html(choice: Choice, state_names: Sequence[str], overlays: Sequence[str]
         if "model" in holds or ("exact" in holds and choice.layer == "exact"):
             entries.append((_ramp(choice.layer), escaped(layer_name(choice, state_names))))
             entries.append((_cased(3.0), f"separatrix, {which}{p} = ½"))
+        if "others" in holds and choice.layer != "exact":
+            entries.append((_stroke(INK, 1.2, "4 3"), "p = ½ of each other state"))
         if "exact" in holds and choice.layer != "exact":
             entries.append((_cased(2.0, "2 3"), "exact separatrix"))
         if "veil" in holds:

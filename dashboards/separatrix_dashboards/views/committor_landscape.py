@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from separatrix.collective_variables import parse_definition
 from separatrix.errors import SeparatrixError
-from separatrix.estimates import Grid, landscape_committor, landscape_energy, landscape_window
+from separatrix.estimates import Grid, landscape_committors, landscape_energy, landscape_window
 from separatrix.observables import Observables
 from separatrix.systems import build_system
 from separatrix.units import thermal_energy
@@ -99,10 +99,10 @@ def in_plane(feed: Feed, names: Sequence[str]) -> bool:
     return {coordinate(feed, name) for name in names} == set(PLANE)
 
 
-def exact_of(feed: Feed, landscape: Landscape) -> Grid | str:
-    """Return the exact committor of a landscape, or why there is none."""
+def exact_of(feed: Feed, landscape: Landscape) -> tuple[Grid, ...] | str:
+    """Return the exact committor to each state of a landscape, or why there is none."""
 
-    def compute() -> Grid | str:
+    def compute() -> tuple[Grid, ...] | str:
         if landscape.window is None:
             return "the potential uses what only OpenMM knows"
         margins = [_EXACT_MARGIN * (high - low) for low, high in landscape.window]
@@ -112,7 +112,7 @@ def exact_of(feed: Feed, landscape: Landscape) -> Grid | str:
         )
         config = feed.snapshot.config
         try:
-            return landscape_committor(
+            return landscape_committors(
                 landscape.expression, landscape.thermal_energy, config.collective_variables, config.states, x, y
             )
         except SeparatrixError as error:
@@ -121,8 +121,8 @@ def exact_of(feed: Feed, landscape: Landscape) -> Grid | str:
     return feed.cached("exact committor", compute)
 
 
-def exact_on(feed: Feed, axes: Sequence[Axis]) -> tuple[Array, str | None]:
-    """Return the exact committor in the bins of the axes, and why it is not known where one could expect it."""
+def exact_on(feed: Feed, axes: Sequence[Axis], state: int) -> tuple[Array, str | None]:
+    """Return the exact committor to a state in the bins of the axes, and why it is not known where one expects it."""
     unknown = np.full(tuple(len(axis.centres) for axis in reversed(axes)), np.nan)
     if not in_plane(feed, [axis.name for axis in axes]):
         return unknown, None
@@ -132,7 +132,7 @@ def exact_on(feed: Feed, axes: Sequence[Axis]) -> tuple[Array, str | None]:
         return unknown, exact
     mesh = np.meshgrid(*(axis.centres for axis in axes))
     x, y = reversed(mesh) if _swapped(feed, axes) else mesh
-    return exact.at(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(unknown.shape), None
+    return exact[state].at(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(unknown.shape), None
 
 
 def energy_on(feed: Feed, axes: Sequence[Axis]) -> Array | None:

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from separatrix.estimates import (
     BinnedMean,
     Deviation,
-    Grid,
     binned_mean,
     innermost,
     path_multiplicities,
@@ -78,6 +78,7 @@ class Prediction:
     p : probability of the chosen state
     smooth : the same as `p` on a grid of positions, less rugged where p is a mean over frames; its contour at one half
         is the separatrix
+    others : of more than two states, the same as `smooth` for each of the others
     within : standard deviation of p within the bin; nan on a grid of positions
     spread : standard deviation of p over the members of the ensemble
     on_grid : whether the bins hold positions on a grid, and no frames
@@ -88,18 +89,22 @@ class Prediction:
     within: Array
     spread: Array
     on_grid: bool = False
+    others: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShootingPoints:
-    """Where shots began: rows of the shots, their ends (n, 2), the logit before each, and their place (n, k).
+    """Where shots began: rows of the shots, their ends (n, 2), their place (n, k), and what is predicted of each.
 
-    ``given`` says that a table tells what several shots from each came to: the ends are 0 and 1 where they differ.
+    ``foretold`` is the logit of p_B before each shot, of more than two states the probability of a transition; ``p`` is
+    the probability of the chosen state, of two states as foretold, else by the model shown. ``given`` says that a table
+    tells what several shots from each came to: the ends are the first and the last state that any of them came to.
     """
 
     shot: Array
     ends: Array
-    q: Array
+    foretold: Array
+    p: Array
     place: Array
     given: bool = False
 
@@ -171,12 +176,12 @@ def committor_map(feed: Feed, snapshot: RunSnapshot, choice: Choice) -> Committo
     axes = tuple(axis_of(feed, snapshot, name, choice) for name in choice.names)
     frames = predictions_on_frames(feed, snapshot, version, choice.state, MOST_FRAMES) if version else None
     count = binned_mean(*_over(snapshot, axes, None)).count
-    exact, problem = exact_on(feed, axes)
+    exact, problem = exact_on(feed, axes, choice.state)
     # A table says where shots ended, and not where the states are.
     states = snapshot.config.states if snapshot.config.table is None else {}
     masks = state_masks(states, snapshot.cv_names, {axis.name: axis.fine for axis in axes})
     model = _prediction(feed, snapshot, axes, version, frames, choice)
-    numbers = _numbers(feed, snapshot, version, report, frames)
+    numbers = _numbers(feed, snapshot, version, report, frames, choice.state)
     notes = (
         [_origin(feed, snapshot, axes, numbers, on_grid=model.on_grid)] if version and choice.layer != "exact" else []
     )
@@ -193,7 +198,7 @@ def committor_map(feed: Feed, snapshot: RunSnapshot, choice: Choice) -> Committo
         energy=energy_on(feed, axes),
         masks=masks,
         labels=_labels(masks, axes),
-        shots=_shooting_points(snapshot, axes, n_shots),
+        shots=_shooting_points(feed, snapshot, axes, n_shots, version, choice.state),
         numbers=numbers,
         notes=tuple(notes),
     )
@@ -215,11 +220,17 @@ def _prediction(
     unknown = np.full(shape, np.nan)
     if frames is None:
         return Prediction(p=unknown, smooth=unknown, within=unknown, spread=unknown)
+    n_states = len(snapshot.state_names)
+    states = [state for state in range(n_states) if state != choice.state and n_states > 2]
     features = features_on(feed, axes)
     if features is not None:
-        p, spread = (array.reshape(shape) for array in predicted(feed.model(version), features, choice.state))
-        return Prediction(p=p, smooth=p, within=unknown, spread=spread, on_grid=True)
-    return mean_over_frames(snapshot, axes, *frames, choice.least)
+        model = feed.model(version)
+        p, spread = (array.reshape(shape) for array in predicted(model, features, choice.state))
+        others = tuple(predicted(model, features, state)[0].reshape(shape) for state in states)
+        return Prediction(p=p, smooth=p, within=unknown, spread=spread, on_grid=True, others=others)
+    rest = (predictions_on_frames(feed, snapshot, version, state, MOST_FRAMES) for state in states)
+    others = tuple(mean_over_frames(snapshot, axes, *each, choice.least).smooth for each in rest)
+    return replace(mean_over_frames(snapshot, axes, *frames, choice.least), others=others)
 
 
 def mean_over_frames(
@@ -248,19 +259,27 @@ def _over(snapshot: RunSnapshot, axes: Sequence[Axis], values: Array | None) -> 
 
 
 def _numbers(
-    feed: Feed, snapshot: RunSnapshot, version: int, report: Mapping[str, Any], frames: tuple[Array, Array] | None
+    feed: Feed,
+    snapshot: RunSnapshot,
+    version: int,
+    report: Mapping[str, Any],
+    frames: tuple[Array, Array] | None,
+    state: int,
 ) -> Numbers:
     cvs = snapshot.frames["cvs"]
     numbers = Numbers(n_versions=len(snapshot.reports), n_frames=min(len(cvs), MOST_FRAMES), n_all_frames=len(cvs))
     if frames is None:
         return numbers
     fit = report.get("calibration") or {}
+    fit = fit.get("states", {}).get(snapshot.state_names[state], fit)
     deviation = None
     landscape = landscape_of(feed)
     if landscape is not None and landscape.plane is not None:
         exact = exact_of(feed, landscape)
-        if isinstance(exact, Grid):
-            deviation = transition_region_error(frames[0], exact.at(cvs[-MOST_FRAMES:][:, list(landscape.plane)]))
+        if not isinstance(exact, str):
+            deviation = transition_region_error(
+                frames[0], exact[state].at(cvs[-MOST_FRAMES:][:, list(landscape.plane)])
+            )
     return replace(
         numbers,
         version=version,
@@ -284,7 +303,9 @@ def _labels(masks: Mapping[str, Array], axes: Sequence[Axis]) -> dict[str, tuple
     return labels
 
 
-def _shooting_points(snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int) -> ShootingPoints:
+def _shooting_points(
+    feed: Feed, snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int, version: int, state: int
+) -> ShootingPoints:
     """Return the newest shooting points."""
     frames, shots = snapshot.frames, snapshot.shots
     first = max(0, n_shots - MOST_SHOTS)
@@ -294,10 +315,17 @@ def _shooting_points(snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int) 
     place = frames["cvs"][rows][:, [axis.column for axis in axes]]
     ends = shots["ends"][shot]
     given = snapshot.config.table is not None
-    if given:  # to both states, or all to one of them
-        from_a, to_b = shots["n_A"][shot] == 0, shots["n_B"][shot] > 0
-        ends = np.stack([from_a, to_b], axis=1).astype(ends.dtype)
-    return ShootingPoints(shot=shot, ends=ends, q=snapshot.foretold_q[shot], place=place, given=given)
+    if given:  # to several states, or all to one of them
+        reached = snapshot.n_ends[shot] > 0
+        last = reached.shape[1] - 1 - reached[:, ::-1].argmax(axis=1)
+        ends = np.stack([reached.argmax(axis=1), last], axis=1).astype(ends.dtype)
+    if len(snapshot.state_names) == 2:
+        foretold = snapshot.foretold_q[shot]
+        p = expit(foretold.astype(float))
+    else:
+        foretold = snapshot.foretold_p_transition[shot]
+        p = predicted(feed.model(version), frames["features"][rows], state)[0].astype(float)
+    return ShootingPoints(shot=shot, ends=ends, foretold=foretold, p=p, place=place, given=given)
 
 
 def _path_density(snapshot: RunSnapshot, axes: Sequence[Axis], n_shots: int) -> Array:

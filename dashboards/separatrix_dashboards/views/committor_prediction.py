@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from separatrix.committor import Committor, probabilities
+from separatrix.committor import Committor
+from separatrix.logits import probabilities
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 
 Array = NDArray[Any]

@@ -153,7 +153,7 @@ def summarize(snapshot: RunSnapshot) -> RunSummary:
     mean_time = running_transition_time(*paths, frame_time=frame_time)
     timed = rows[np.isfinite(mean_time.value[rows])]
     rate = transitions_per_md_step(hits, shots["md_steps"] / 1e6)
-    fit = newest_calibration(snapshot) or {"slope": None}
+    fit = newest_calibration(snapshot) or {}
     loss = snapshot.status.validation_loss
     return RunSummary(
         name=snapshot.name,
@@ -171,7 +171,8 @@ def summarize(snapshot: RunSnapshot) -> RunSummary:
         rate=rate,
         time=transition_times(*paths, frame_time=frame_time).mean,
         validation_loss=math.nan if loss is None else loss,
-        slope=_UNKNOWN if fit["slope"] is None else Estimate(value=fit["slope"], error=fit["slope_error"]),
+        # Of more than two states there is one for each, and none of the run.
+        slope=_UNKNOWN if fit.get("slope") is None else Estimate(value=fit["slope"], error=fit["slope_error"]),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import holoviews as hv
 import numpy as np
@@ -17,17 +17,24 @@ from separatrix_dashboards.hub import Query
 from separatrix_dashboards.theme import BLUE, GREY
 from separatrix_dashboards.views.live_figures import overlay
 
+if TYPE_CHECKING:
+    from separatrix.committor import Committor
+
 POINTS = 500
 """Points of the scatter, about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CommittorPair:
-    """What two models say of the same configurations: p_B (n,) of each, and how well they agree."""
+    """What two models say of the same configurations: p_B (n,) of each, and how well they agree.
+
+    Of more than two states it is p of every one of them, those of a configuration in a row.
+    """
 
     first: NDArray[Any]
     second: NDArray[Any]
     agreement: Agreement
+    n_states: int = 2
 
 
 def committor_pair(other: Feed) -> Query:
@@ -57,23 +64,26 @@ def compare_committors(feed: Feed, snapshot: RunSnapshot, other: Feed) -> Commit
             f"{snapshot.name} and {theirs.name} have different descriptors or states: their committors are functions "
             "of different numbers"
         )
-    if len(snapshot.state_names) != 2:
-        raise SeparatrixError(f"expected two states, got {len(snapshot.state_names)}: p_B is not defined")
     for run in (snapshot, theirs):
         if not run.model_version:
             raise SeparatrixError(f"{run.name} has no model yet: the first is trained after ten shots")
     frames = snapshot.frames
     points = np.flatnonzero(frames["offset"] == 0)
     features = frames["features"][points[thinned(len(points), POINTS)]]
-    p, p_other = feed.model().p_B(features), other.model().p_B(features)
-    return CommittorPair(first=p, second=p_other, agreement=agreement(p, p_other))
+    p, p_other = (_probabilities(model, features) for model in (feed.model(), other.model()))
+    return CommittorPair(first=p, second=p_other, agreement=agreement(p, p_other), n_states=len(snapshot.state_names))
+
+
+def _probabilities(model: Committor, features: NDArray[Any]) -> NDArray[Any]:
+    return model.p_B(features) if model.n_outputs == 1 else model.probabilities(features).ravel()
 
 
 def draw_committors(pair: CommittorPair, first: str, second: str) -> hv.Overlay:
     """Return what one model says against what the other says, with the diagonal."""
+    p = "p_B" if pair.n_states == 2 else "p of each state"
     x, y = (
-        hv.Dimension("first", label=f"p_B, model of {first}"),
-        hv.Dimension("second", label=f"p_B, model of {second}"),
+        hv.Dimension("first", label=f"{p}, model of {first}"),
+        hv.Dimension("second", label=f"{p}, model of {second}"),
     )
     window = (-0.03, 1.03)
     parts = [
@@ -83,10 +93,11 @@ def draw_committors(pair: CommittorPair, first: str, second: str) -> hv.Overlay:
     return overlay(parts, xlabel=x.label, ylabel=y.label).opts(xlim=window, ylim=window)
 
 
-def agreement_words(found: Agreement) -> str:
+def agreement_words(found: Agreement, n_states: int = 2) -> str:
     """Return how well two models agree, in words."""
+    n_points = found.n if n_states == 2 else found.n // n_states
     r_squared = "not defined" if math.isnan(found.r_squared) else f"{found.r_squared:.3f}"
     return (
         f'<div class="sx-note">R² (squared correlation) <b>{r_squared}</b>, root mean square difference '
-        f"<b>{found.rmse:.3f}</b>, on {found.n:,} shooting points of the first run.</div>"
+        f"<b>{found.rmse:.3f}</b>, on {n_points:,} shooting points of the first run.</div>"
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import panel as pn
 from scipy import special
 
+from separatrix.estimates import Pair, transitions_by_pair
 from separatrix.records import NO_STATE, Reason
 from separatrix_dashboards.charts import Chart
 from separatrix_dashboards.feeds import Feed, RunSnapshot
@@ -68,6 +69,7 @@ class LiveView(View):
             self._later(self._losses),
             self._later(self._rates),
             self._later(self._calibration),
+            *([self._later(self._pairs)] if len(self.feed.snapshot.state_names) > 2 else []),
             self._later(self._mechanism),
             card("Newest shots", table, **CELL),
         ]
@@ -142,7 +144,17 @@ class LiveView(View):
         self.scope.add(query, partial(_write, words))
         return card("Calibration on held-out shots", words, self._from(_by_model, _FIRST_MODEL, chart), **FILLING)
 
+    def _pairs(self) -> pn.Column:
+        words = html("")
+        query = Query(key="live.pairs", compute=lambda feed, snapshot: pairs_html(snapshot), depends=_by_shots)
+        self.scope.add(query, partial(_write, words))
+        note = "Shots that connected two states, in either direction, and their share of all shots."
+        return card("Transitions between states", words, note=note, **FILLING)
+
     def _mechanism(self) -> pn.Column:
+        if len(self.feed.snapshot.state_names) > 2:
+            words = "Formulas are for two states so far. Which inputs matter: <code>separatrix explain</code>."
+            return card("Mechanism so far", empty(words), **FILLING)
         every = self.feed.snapshot.config.analysis.every
         waiting = empty(
             f"Found after every {every} shots while worker processes sample, as far as they leave time for it."
@@ -348,6 +360,27 @@ def _end(names: tuple[str, ...], state: int) -> str:
     return f'<span style="color:{colour}">●</span> {escaped(names[state])}'
 
 
+def pairs_html(snapshot: RunSnapshot) -> str:
+    """Return the transitions between every two states as a table: a row and a column for each state."""
+    names, shots = snapshot.state_names, snapshot.shots
+    if not snapshot.n_shots:
+        return '<div class="sx-note">Counted from the first shot on.</div>'
+    pairs = {pair.states: pair for pair in transitions_by_pair(shots["ends"], shots["accepted"], len(names))}
+    heads = [_end(names, state) for state in range(len(names))]
+    rows = [_row("th", ("", *heads[1:]))]
+    for first, head in enumerate(heads[:-1]):
+        cells = [_pair_html(pairs.get((first, second))) for second in range(1, len(names))]
+        rows.append(_row("td", (head, *cells)))
+    return f'<div class="sx-scroll"><table class="sx-table">{"".join(rows)}</table></div>'
+
+
+def _pair_html(pair: Pair | None) -> str:
+    if pair is None:
+        return ""
+    share = with_error(pair.share.value, pair.share.error, 3)
+    return f'<b>{pair.transitions:,}</b><div class="sx-note">yield {share}<br>{pair.accepted:,} accepted</div>'
+
+
 def trainings_html(snapshot: RunSnapshot) -> str:
     """Return the trainings of a run that was made from a table, the newest last, as a table."""
     head = ("model", "training loss", "held-out loss", "epochs")
@@ -360,13 +393,15 @@ def trainings_html(snapshot: RunSnapshot) -> str:
 
 
 def given_html(snapshot: RunSnapshot) -> str:
-    """Return the last configurations of a table, where shots from each ended, and p_B by networks that hold it out."""
+    """Return the last configurations of a table, where shots from each ended, and p by networks that hold it out."""
     names = [escaped(name) for name in snapshot.state_names]
-    head = ("configuration", *(f"ended in {name}" for name in names), "p<sub>B</sub> held out")
-    rows, q = [_row("th", head)], snapshot.foretold_q
+    two = len(names) == 2
+    predicted = "p<sub>B</sub> held out" if two else "p<sub>trans</sub> held out"
+    rows, counts = [_row("th", ("configuration", *(f"ended in {name}" for name in names), predicted))], snapshot.n_ends
+    p = special.expit(snapshot.foretold_q) if two else snapshot.foretold_p_transition
     for row in range(snapshot.n_shots - 1, max(-1, snapshot.n_shots - 1 - NEWEST), -1):
-        counts = (f"{int(snapshot.shots[column][row]):,}" for column in ("n_A", "n_B"))
-        rows.append(_row("td", (f"{row:,}", *counts, with_error(float(special.expit(q[row])), None, 2))))
+        ends = (f"{n:,}" for n in counts[row].tolist())
+        rows.append(_row("td", (f"{row:,}", *ends, with_error(float(p[row]), None, 2))))
     return f'<table class="sx-table sx-tight">{"".join(rows)}</table>'
 
 
@@ -378,7 +413,17 @@ def calibration_words(feed: Feed, snapshot: RunSnapshot) -> str:  # noqa: ARG001
     """Return slope and intercept of the newest model, in words."""
     fit = newest_calibration(snapshot)
     if fit is None:
-        return '<div class="sx-note">Observed against predicted p<sub>B</sub>, with slope and intercept.</div>'
+        p = "p<sub>B</sub>" if len(snapshot.state_names) == 2 else "p of every state"
+        return f'<div class="sx-note">Observed against predicted {p}, with slope and intercept.</div>'
+    if "states" in fit:
+        return "".join(
+            f"<div>{_end(snapshot.state_names, state)}</div>{_fit_words(snapshot, fit['states'][name])}"
+            for state, name in enumerate(snapshot.state_names)
+        )
+    return _fit_words(snapshot, fit)
+
+
+def _fit_words(snapshot: RunSnapshot, fit: Mapping[str, Any]) -> str:
     about = f"{fit['n_shots']:,} held-out shots, model {snapshot.model_version}; bars: exact 95 % intervals."
     if fit["slope"] is None:
         return f'<div class="sx-note">Slope not determined yet. {about}</div>'

@@ -26,7 +26,7 @@ from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Element
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Hub
-from separatrix_dashboards.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
+from separatrix_dashboards.theme import BLUE, GREEN, GREY, ORANGE, PURPLE, STATE_COLOURS
 
 WINDOW = 100
 """Shots over which the running yield is taken."""
@@ -293,14 +293,36 @@ def newest_calibration(snapshot: RunSnapshot) -> Mapping[str, Any] | None:
 
 
 def draw_calibration(feed: Feed, snapshot: RunSnapshot) -> Element:  # noqa: ARG001 - as charts call it
-    """Return observed against predicted p_B of held-out shots, with exact 95 % intervals and the diagonal."""
+    """Return observed against predicted p_B of held-out shots, with exact 95 % intervals and the diagonal.
+
+    For more than two states it shows p of every one of them, in its colour.
+    """
+    names, states = ("predicted", "observed", "lower", "upper"), snapshot.state_names
+    nothing = {name: [] for name in names} | {"n_ends": np.empty((0, 2))}
+    newest = newest_calibration(snapshot) or {}
+    what = "p_B" if len(states) == 2 else "p"
+    x, y = (hv.Dimension(name, label=f"{name} {what}") for name in ("predicted", "observed"))
+    parts = [hv.Curve(([0.0, 1.0], [0.0, 1.0]), x, y).opts(color=GREY, line_dash="dashed", line_width=1.5)]
+    if len(states) == 2:
+        parts += _calibrated(newest or nothing, x, y, BLUE)
+    else:
+        fits = newest.get("states", {})
+        for index, state in enumerate(states):
+            colour = STATE_COLOURS[index % len(STATE_COLOURS)]
+            parts += _calibrated(fits.get(state, nothing), x, y, colour, label=state)
+    window = (-0.03, 1.03)
+    return overlay(parts, xlabel=x.label, ylabel=y.label).opts(xlim=window, ylim=window)
+
+
+def _calibrated(
+    fit: Mapping[str, Any], x: hv.Dimension, y: hv.Dimension, colour: str, *, label: str = ""
+) -> list[hv.Element]:
+    """Return the bars and points of one calibration."""
     names = ("predicted", "observed", "lower", "upper")
-    fit = newest_calibration(snapshot) or {name: [] for name in names} | {"n_ends": np.empty((0, 2))}
     predicted, observed, lower, upper = (np.array(fit[name], dtype=float) for name in names)
     n = np.asarray(fit["n_ends"], dtype=float).reshape(-1, 2).sum(axis=1)
     there = np.isfinite(predicted) & np.isfinite(observed)
     predicted, observed, lower, upper, n = (each[there] for each in (predicted, observed, lower, upper, n))
-    x, y = hv.Dimension("predicted", label="predicted p_B"), hv.Dimension("observed", label="observed p_B")
     columns = {"predicted": predicted, "observed": observed, "lower": lower, "upper": upper, "n": n}
     hover = {
         "tools": ["hover"],
@@ -312,10 +334,7 @@ def draw_calibration(feed: Feed, snapshot: RunSnapshot) -> Element:  # noqa: ARG
         ],
     }
     bars = hv.ErrorBars((predicted, observed, observed - lower, upper - observed), x, [y, "below", "above"])
-    parts = [
-        hv.Curve(([0.0, 1.0], [0.0, 1.0]), x, y).opts(color=GREY, line_dash="dashed", line_width=1.5),
-        bars.opts(color=BLUE, line_width=1.5, upper_head=None, lower_head=None),
-        hv.Scatter(columns, x, [y, "lower", "upper", "n"]).opts(color=BLUE, size=8, **hover),
+    return [
+        bars.opts(color=colour, line_width=1.5, upper_head=None, lower_head=None),
+        hv.Scatter(columns, x, [y, "lower", "upper", "n"], label=label).opts(color=colour, size=8, **hover),
     ]
-    window = (-0.03, 1.03)
-    return overlay(parts, xlabel="predicted p_B", ylabel="observed p_B").opts(xlim=window, ylim=window)

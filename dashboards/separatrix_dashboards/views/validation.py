@@ -82,10 +82,14 @@ class ValidationView(View):
         self.scope.add(result_query("validation"), show)
         return pn.Column(
             content,
-            *([] if self.feed.snapshot.config.table else [controls.__panel__()]),
+            *([controls.__panel__()] if self._can_shoot() else []),
             card("On held-out shots", facts, note="Shots that the members judging them were not trained on."),
             sizing_mode="stretch_width",
         )
+
+    def _can_shoot(self) -> bool:
+        snapshot = self.feed.snapshot
+        return snapshot.config.table is None and len(snapshot.state_names) == 2
 
     def _offer(self, predictors: Sequence[Result]) -> None:
         """Let the user choose among the predictors that there are now; what was chosen stays chosen."""
@@ -125,6 +129,11 @@ def how_to_get_it(snapshot: RunSnapshot) -> str:
             "No committor shooting: this run was made from a table, and nothing can be simulated in it. Hold it "
             "against independent shots: <code>separatrix learn TABLE RUN --test TABLE2</code>."
         )
+    if len(snapshot.state_names) > 2:
+        return (
+            "No committor shooting: it tests p<sub>B</sub> of two states so far, and this run has more. How well each "
+            "probability agrees with the shots stands below."
+        )
     if snapshot.model_version == 0:
         return "No committor shooting yet: it tests a trained committor, and the first training comes after ten shots."
     command = escaped(f"separatrix validate {shlex.quote(str(snapshot.path))}")
@@ -138,6 +147,15 @@ def how_to_get_it(snapshot: RunSnapshot) -> str:
 def calibration_html(snapshot: RunSnapshot) -> str:
     """Return slope and intercept of the newest model on held-out shots, in words."""
     calibration = snapshot.reports[snapshot.model_version].get("calibration") if snapshot.model_version else None
+    if calibration and "states" in calibration:
+        return "".join(
+            f'<div style="margin-top:6px">p of <b>{escaped(name)}</b></div>{_fit_html(fit, snapshot.model_version)}'
+            for name, fit in calibration["states"].items()
+        )
+    return _fit_html(calibration, snapshot.model_version)
+
+
+def _fit_html(calibration: Result | None, version: int) -> str:
     if not calibration or calibration["slope"] is None:
         return '<div class="sx-note">Not known yet: too few shots were held out.</div>'
     facts = [
@@ -147,7 +165,7 @@ def calibration_html(snapshot: RunSnapshot) -> str:
             "1 is right, below 1 over-confident",
         ),
         ("intercept", with_error(calibration["intercept"], calibration["intercept_error"], 2), "0 is right"),
-        ("held-out shots", f"{calibration['n_shots']:,}", f"model version {snapshot.model_version}"),
+        ("held-out shots", f"{calibration['n_shots']:,}", f"model version {version}"),
     ]
     return '<div class="sx-facts">' + "".join(fact(*each) for each in facts) + "</div>"
 

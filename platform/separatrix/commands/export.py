@@ -86,10 +86,10 @@ def paths(
     ],
     force: ForceOption = False,
 ) -> None:
-    """Write all accepted paths, one after another, each from the first state to the second.
+    """Write all accepted paths, one after another, each from the first state to the second, or to a later one.
 
     Beside FILE come the topology, .pdb, and a table, .csv, of where in FILE each path begins, with its shot, its chain
-    and its weight: how often the chain stood on it.
+    and its weight: how often the chain stood on it. Of more than two states it also tells which ones a path connects.
     """
     from separatrix.export import write_paths  # noqa: PLC0415
     from separatrix.reader import Reader  # noqa: PLC0415

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from separatrix.errors import ConfigError, TableError
+from separatrix.training_data import end_counts
 
 if TYPE_CHECKING:
     from separatrix.reader import Reader
@@ -29,7 +31,11 @@ def learn(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.", show_default=False)],
     counts: Annotated[
         str,
-        typer.Option("--counts", metavar="n_A,n_B", help="The columns that count shots which ended in A and in B."),
+        typer.Option(
+            "--counts",
+            metavar="n_A,n_B",
+            help="The columns that count shots which ended in A and in B; one for each state where there are more.",
+        ),
     ] = "n_A,n_B",
     groups: Annotated[
         str | None,
@@ -55,7 +61,8 @@ def learn(
     """Make a run from shots that exist already, whatever simulated them, and train its committor.
 
     TABLE has a row for every configuration: two columns count the shots from it that ended in A and in B, any number of
-    them; all others describe it. Everything that follows sampling then works: explain, show, serve, export.
+    them; all others describe it. More states have a column each: --counts n_A,n_B,n_C. Everything that follows sampling
+    then works: explain, show, serve, export.
 
     With --test the network is held against shots it has nothing to do with: log-loss between its bounds, and
     calibration. Formulas come with `separatrix explain RUN`; give the same command again after it, and they are judged,
@@ -100,16 +107,21 @@ def _say(notes: list[str]) -> None:
 
 
 def _print_run(run: Path, reader: Reader, *, made: bool) -> None:
-    shots, summary = reader.columns("shots"), reader.summary()
-    n_a, n_b = int(shots["n_A"].sum()), int(shots["n_B"].sum())
-    first, second = reader.state_names
-    loss = summary["validation_loss"]
+    counts, loss = end_counts(reader.columns("shots")), reader.summary()["validation_loss"]
+    ends = ", ".join(
+        f"{n:,} to {name}" for n, name in zip(counts.sum(axis=0).tolist(), reader.state_names, strict=True)
+    )
     print(
-        f"{'made' if made else 'known'}: {run}, {len(shots['n_A']):,} configurations with {n_a + n_b:,} shots "
-        f"({n_a:,} to {first}, {n_b:,} to {second}), {len(reader.observables.descriptors.names)} columns, "
+        f"{'made' if made else 'known'}: {run}, {len(counts):,} configurations with {int(counts.sum()):,} shots "
+        f"({ends}), {len(reader.observables.descriptors.names)} columns, "
         f"held-out loss {'-' if loss is None else f'{loss:.4f}'}"
     )
     print(f"go on: separatrix explain {run}")
+
+
+def _slope_in_words(state: str, fit: Mapping[str, Any]) -> str:
+    slope = "-" if fit["slope"] is None else f"{fit['slope']:.2f} ± {fit['slope_error']:.2f}"
+    return f"{state} {slope}".strip()
 
 
 def _print_test(run: Path, found: Evaluation) -> None:
@@ -123,14 +135,14 @@ def _print_test(run: Path, found: Evaluation) -> None:
     table.add_column("model", overflow="fold")
     table.add_row(f"{found.null_loss:.4f}", "-", Text("null: the best constant"), style="dim")
     for verdict in (found.network, *found.formulas):
-        slope, error = verdict.calibration["slope"], verdict.calibration["slope_error"]
         loss = "-" if verdict.loss is None else f"{verdict.loss:.4f}"
         name = f"network, version {found.model_version}" if verdict is found.network else f"q = {verdict.name}"
         if verdict.without_value:
             name += f" (no value in {verdict.without_value} rows)"
-        table.add_row(loss, "-" if slope is None else f"{slope:.2f} ± {error:.2f}", Text(name))
+        fits = verdict.calibration.get("states", {"": verdict.calibration})
+        table.add_row(loss, "\n".join(_slope_in_words(state, fit) for state, fit in fits.items()), Text(name))
     table.add_row(f"{found.saturated_loss:.4f}", "-", Text("saturated: the best value for every row"), style="dim")
     console.print(table)
-    if not found.formulas:
+    if not found.formulas and "states" not in found.network.calibration:
         more = f"no formulas yet: separatrix explain {run}, then this command again"
         console.print(Text(more, style="dim"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from separatrix.estimates.landscapes import (
     Grid,
     exact_committor,
+    exact_committors,
     landscape_committor,
+    landscape_committors,
     landscape_energy,
 )
 from separatrix.estimates.maps import (
@@ -58,6 +60,13 @@ from separatrix.estimates.shots import (
     transition_times,
     transition_yield,
 )
+from separatrix.estimates.states import (
+    Pair,
+    calibration_by_state,
+    calibration_dict,
+    loss_bounds,
+    transitions_by_pair,
+)
 from separatrix.estimates.validation import Bounds, Scores, bounds, evenly_spread, scores
 
 __all__ = [
@@ -69,6 +78,7 @@ __all__ = [
     "Deviation",
     "Estimate",
     "Grid",
+    "Pair",
     "PathDensity",
     "PathTree",
     "Scores",
@@ -79,16 +89,21 @@ __all__ = [
     "binned_mean",
     "bounds",
     "calibration",
+    "calibration_by_state",
+    "calibration_dict",
     "clopper_pearson",
     "cumulative_transitions",
     "enclosing_levels",
     "evenly_spread",
     "exact_committor",
+    "exact_committors",
     "expected_transitions",
     "innermost",
     "landscape_committor",
+    "landscape_committors",
     "landscape_energy",
     "landscape_window",
+    "loss_bounds",
     "mean_over_runs",
     "mean_with_error",
     "near_frames",
@@ -110,6 +125,7 @@ __all__ = [
     "transition_region_error",
     "transition_times",
     "transition_yield",
+    "transitions_by_pair",
     "transitions_per_md_step",
     "window_yield",
 ]

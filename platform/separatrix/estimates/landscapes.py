@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,9 +90,42 @@ def landscape_committor(
     ConfigError
         If there is no such map: other than two states, states of other variables, or a z that couples.
     """
-    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(states) != 2:
         raise ConfigError(f"expected two states for a committor map, got {len(states)}")
+    return _of_landscape(expression, kT, collective_variables, states, x, y, towards=(1,))[0]
+
+
+def landscape_committors(
+    expression: str,
+    kT: float,
+    collective_variables: Mapping[str, str],
+    states: Mapping[str, str],
+    x: ArrayLike,
+    y: ArrayLike,
+) -> tuple[Grid, ...]:
+    """Return the exact overdamped probability of ending in each of the states of a two-dimensional landscape.
+
+    Parameters are those of `landscape_committor`; there may be any number of states.
+
+    Raises
+    ------
+    ConfigError
+        As `landscape_committor`.
+    """
+    return _of_landscape(expression, kT, collective_variables, states, x, y, towards=range(len(states)))
+
+
+def _of_landscape(
+    expression: str,
+    kT: float,
+    collective_variables: Mapping[str, str],
+    states: Mapping[str, str],
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    towards: Sequence[int],
+) -> tuple[Grid, ...]:
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     energy = landscape_energy(expression, xs, ys)
     reached = energy - np.nanmin(energy) < _CHECKED_ENERGY * kT
     for z in (-0.3, 0.7):
@@ -105,8 +138,8 @@ def landscape_committor(
         for name, definition in collective_variables.items()
         if (key := definition.replace(" ", "")) in mesh
     }
-    first, second = (_mask(state, text, collective_variables, columns) for state, text in states.items())
-    return exact_committor(energy, kT, first, second, xs, ys)
+    masks = {state: _mask(state, text, collective_variables, columns) for state, text in states.items()}
+    return _committors(energy, kT, masks, xs, ys, towards=towards)
 
 
 def _mask(
@@ -147,28 +180,64 @@ def exact_committor(
     ConfigError
         If a state has no cell of the mesh, both states share one, or the shapes differ.
     """
+    return _committors(potential, kT, {"A": in_A, "B": in_B}, x, y, towards=(1,))[0]
+
+
+def exact_committors(
+    potential: ArrayLike, kT: float, states: Mapping[str, ArrayLike], x: ArrayLike, y: ArrayLike
+) -> tuple[Grid, ...]:
+    """Return for each of several states the probability of ending there, of overdamped motion on a mesh.
+
+    As `exact_committor`: ``div(exp(-V/kT) grad p_i) = 0`` with p_i = 1 on state i and 0 elsewhere. They add up to 1.
+
+    Parameters
+    ----------
+    potential, kT, x, y : as for `exact_committor`
+    states : name -> (n_y, n_x) bool, where it lies
+
+    Raises
+    ------
+    ConfigError
+        As `exact_committor`.
+    """
+    return _committors(potential, kT, states, x, y, towards=range(len(states)))
+
+
+def _committors(
+    potential: ArrayLike,
+    kT: float,
+    states: Mapping[str, ArrayLike],
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    towards: Sequence[int],
+) -> tuple[Grid, ...]:
+    """Return the committors towards some of the states."""
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     energy = np.asarray(potential, dtype=float)
-    mask_a, mask_b = np.asarray(in_A, dtype=bool), np.asarray(in_B, dtype=bool)
-    _check_mesh(energy, mask_a, mask_b, (len(ys), len(xs)))
+    masks = {name: np.asarray(mask, dtype=bool) for name, mask in states.items()}
+    _check_mesh(energy, masks, (len(ys), len(xs)))
     reduced = np.minimum((energy - np.nanmin(energy)) / kT, _ENERGY_CUTOFF)
     reduced = np.nan_to_num(reduced, nan=_ENERGY_CUTOFF)
     cell, other, conductance = _faces(reduced, xs, ys)
-    p = mask_b.ravel().astype(float)
-    free = np.flatnonzero(~(mask_a | mask_b).ravel())
+    inside = list(masks.values())
+    free = np.flatnonzero(~np.any(inside, axis=0).ravel())
+    ends = np.stack([inside[state].ravel().astype(float) for state in towards])
     if len(free):
-        p[free] = _solve(cell, other, conductance, p, free)
-    return Grid(x=xs, y=ys, values=np.clip(p, 0.0, 1.0).reshape(energy.shape))
+        ends[:, free] = _solve(cell, other, conductance, ends, free)
+    return tuple(Grid(x=xs, y=ys, values=np.clip(p, 0.0, 1.0).reshape(energy.shape)) for p in ends)
 
 
-def _check_mesh(energy: Float64Array, in_A: BoolArray, in_B: BoolArray, shape: tuple[int, int]) -> None:
-    for name, array in (("potential", energy), ("in_A", in_A), ("in_B", in_B)):
+def _check_mesh(energy: Float64Array, masks: Mapping[str, BoolArray], shape: tuple[int, int]) -> None:
+    for name, array in (("potential", energy), *((f"in_{state}", mask) for state, mask in masks.items())):
         if array.shape != shape:
             raise ConfigError(f"expected {name} of shape (n_y, n_x) = {shape}, got {array.shape}")
-    if not in_A.any() or not in_B.any():
-        raise ConfigError(f"state {'B' if in_A.any() else 'A'} has no cell of the mesh; widen or refine it")
-    if (in_A & in_B).any():
-        raise ConfigError(f"the states share {int((in_A & in_B).sum())} cells of the mesh; they must not overlap")
+    for state, mask in masks.items():
+        if not mask.any():
+            raise ConfigError(f"state {state} has no cell of the mesh; widen or refine it")
+    shared = np.sum(list(masks.values()), axis=0) > 1
+    if shared.any():
+        raise ConfigError(f"the states share {int(shared.sum())} cells of the mesh; they must not overlap")
 
 
 def _faces(
@@ -194,10 +263,17 @@ def _conductance(first: Float64Array, second: Float64Array) -> Float64Array:
 
 
 def _solve(
-    cell: NDArray[np.intp], other: NDArray[np.intp], conductance: Float64Array, p: Float64Array, free: NDArray[np.intp]
+    cell: NDArray[np.intp],
+    other: NDArray[np.intp],
+    conductance: Float64Array,
+    ends: Float64Array,
+    free: NDArray[np.intp],
 ) -> Float64Array:
-    """Return p in the free cells; rows and columns are scaled by the diagonal, which spans 26 orders of magnitude."""
-    n = len(p)
+    """Return p in the free cells, (n_wanted, n_free), from p in the states, (n_wanted, n_cells).
+
+    Rows and columns are scaled by the diagonal, which spans 26 orders of magnitude.
+    """
+    n = ends.shape[1]
     scale = 1 / np.sqrt(np.bincount(cell, conductance, n) + np.bincount(other, conductance, n))
     number = np.full(n, -1)
     number[free] = np.arange(len(free))
@@ -212,9 +288,10 @@ def _solve(
         ),
         shape=(len(free), len(free)),
     )
-    fixed = np.where(number >= 0, 0.0, p)
-    source = np.bincount(cell, conductance * fixed[other], n) + np.bincount(other, conductance * fixed[cell], n)
     # Symmetric positive definite: no pivoting, and an ordering for symmetric matrices, halve the time.
     factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    solution: Float64Array = factors.solve(source[free] * scale[free]) * scale[free]
+    solution = np.empty((len(ends), len(free)))
+    for place, fixed in enumerate(np.where(number >= 0, 0.0, ends)):
+        source = np.bincount(cell, conductance * fixed[other], n) + np.bincount(other, conductance * fixed[cell], n)
+        solution[place] = factors.solve(source[free] * scale[free]) * scale[free]
     return solution

@@ -30,7 +30,10 @@ def chosen_formula(reader: Reader, complexity: int | None = None) -> Formula:
     ------
     ExportError
         If the run was not explained yet, or has no formula of this complexity.
+    AnalysisError
+        If the run has more than two states.
     """
+    reader.check_two_states("formulas")
     mechanism = reader.result("mechanism")
     if mechanism is None:
         raise ExportError(f"{reader.folder}: expected formulas, found none; separatrix explain {reader.folder} first")

@@ -19,8 +19,8 @@ def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Pat
     """Write the accepted paths of a run one after another, each from the lower-indexed to the higher-indexed state.
 
     Beside the trajectory come ``.pdb``, its topology, and ``.csv``: for every path its shot, chain, weight (how often
-    its chain stood on it), first frame and number of frames. Frames are counted from 0; their times go on from path to
-    path, by the time between saved frames.
+    its chain stood on it), first frame and number of frames, and of more than two states which ones it connects. Frames
+    are counted from 0; their times go on from path to path, by the time between saved frames.
 
     Parameters
     ----------
@@ -61,5 +61,7 @@ def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Pat
             "first_frame": np.cumsum(lengths) - lengths,
             "n_frames": lengths,
         }
+        if len(reader.state_names) > 2:
+            columns |= dict(zip(("from", "to"), np.array(reader.state_names)[shots["ends"][rows]].T, strict=True))
         write_table(folder / table.name, columns)
     return topology, table, len(rows)

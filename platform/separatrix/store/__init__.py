@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from separatrix.store.growth import GrowingTable
-from separatrix.store.layout import SHOT_COLUMNS, Committed
+from separatrix.store.layout import SHOT_COLUMNS, Committed, shot_columns, shot_dimensions
 from separatrix.store.lock import is_locked
 from separatrix.store.results import RESULTS, read_result, write_result
 from separatrix.store.run import Store, write_trajectory
@@ -20,6 +20,8 @@ __all__ = [
     "Validations",
     "is_locked",
     "read_result",
+    "shot_columns",
+    "shot_dimensions",
     "write_result",
     "write_trajectory",
 ]

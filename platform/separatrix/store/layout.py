@@ -40,7 +40,10 @@ SHOT_COLUMNS: Final[dict[str, tuple[str, str, str]]] = {
     "retries": ("<i2", "", "attempts that a machine failed before this one"),
     "time": ("<f8", "seconds since 1970-01-01", "when the trial was told"),
 }
-"""Columns of ``shots``: numpy type, CF units and meaning; every column is 1-D except ``ends`` (n_shots, 2)."""
+"""Columns of ``shots`` of two states: numpy type, CF units and meaning; each is 1-D except ``ends`` (n_shots, 2)."""
+
+_COUNTS: Final = ("n_A", "n_B")
+_ENDS_IN_STATES: Final = ("<i4", "", "trajectories that ended in each state, in the order of the states")
 
 FRAME_COLUMNS: Final = ("features", "cvs", "shot", "offset")
 
@@ -58,14 +61,38 @@ class Committed:
     models: int = 0
 
 
+def shot_columns(n_states: int) -> dict[str, tuple[str, str, str]]:
+    """Return the columns of ``shots``: for more than two states ``n_ends`` (n_shots, n_states) counts what n_A, n_B do.
+
+    >>> set(shot_columns(2)) ^ set(shot_columns(3)) == {"n_A", "n_B", "n_ends"}
+    True
+    """
+    if n_states == 2:
+        return dict(SHOT_COLUMNS)
+    columns: dict[str, tuple[str, str, str]] = {}
+    for name, column in SHOT_COLUMNS.items():
+        columns |= {"n_ends": _ENDS_IN_STATES} if name in _COUNTS else {name: column}
+    return columns
+
+
+def shot_shape(name: str, n_states: int) -> tuple[int, ...]:
+    """Return the shape of one row of a column of ``shots``."""
+    return {"ends": (2,), "n_ends": (n_states,)}.get(name, ())
+
+
+def shot_dimensions(name: str) -> tuple[str, ...]:
+    """Return the names of the axes of a column of ``shots`` beside that of the shots."""
+    return {"ends": ("end",), "n_ends": ("state",)}.get(name, ())
+
+
 def create_arrays(folder: Path, features: list[str], cvs: list[str], states: list[str]) -> None:
     """Make the empty ``run.zarr``."""
     create_group(folder, {"separatrix_format": FORMAT, "committed": asdict(Committed()), "notes": {}})
     for kind in ("trajectories", "seeds", "models"):
         create_group(folder / kind, {})
     create_group(folder / "shots", {"states": states})
-    for name, (dtype, units, meaning) in SHOT_COLUMNS.items():
-        shape, dimensions = ((0, 2), ("shot", "end")) if name == "ends" else ((0,), ("shot",))
+    for name, (dtype, units, meaning) in shot_columns(len(states)).items():
+        shape, dimensions = (0, *shot_shape(name, len(states))), ("shot", *shot_dimensions(name))
         attributes: Json = {"long_name": meaning} | ({"units": units} if units else {})
         if name == "reason":
             labels = " ".join(reason.name.lower() for reason in Reason)
@@ -141,6 +168,22 @@ def read_root(path: Path) -> Json:
             f"{path / 'run.zarr' / 'zarr.json'}, found {counts}; {RESTORE}"
         )
     return root
+
+
+def read_states(shots: Path) -> tuple[str, ...]:
+    """Return the names of the states, which the group of the shots holds.
+
+    Raises
+    ------
+    StoreError
+        The run is damaged.
+    """
+    metadata = read_json(shots / "zarr.json")
+    attributes = metadata.get("attributes")
+    states = attributes.get("states") if isinstance(attributes, dict) else None
+    if not isinstance(states, list):
+        raise StoreError(f"the run is damaged: {shots / 'zarr.json'} lacks what it should hold ('states'); {RESTORE}")
+    return tuple(states)
 
 
 def read_committed(root: Json) -> Committed:

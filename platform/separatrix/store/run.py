@@ -51,7 +51,6 @@ from separatrix.store.arrays import (
 )
 from separatrix.store.layout import (
     FRAME_COLUMNS,
-    SHOT_COLUMNS,
     Committed,
     create_arrays,
     numbers,
@@ -59,13 +58,14 @@ from separatrix.store.layout import (
     read_path,
     read_root,
     read_starts,
+    read_states,
+    shot_columns,
+    shot_shape,
     write_path,
     write_starts,
 )
 from separatrix.store.lock import acquire
 from separatrix.store.validations import Validations
-
-_SHOT: Final = np.dtype([(name, kind, (2,) if name == "ends" else ()) for name, (kind, _, _) in SHOT_COLUMNS.items()])
 
 
 def write_trajectory(run: Path, name: str, positions: Float32Array, box: Float32Array | None) -> str:
@@ -117,7 +117,12 @@ class Store:
         self._zarr: Final = path / "run.zarr"
         self._lock = lock
         self._root = read_root(path)
-        self._shots: Final = Table(self._zarr / "shots", SHOT_COLUMNS)
+        self._states: Final = read_states(self._zarr / "shots")
+        columns = shot_columns(len(self._states))
+        self._row: Final = np.dtype(
+            [(name, kind, shot_shape(name, len(self._states))) for name, (kind, _, _) in columns.items()]
+        )
+        self._shots: Final = Table(self._zarr / "shots", columns)
         self._frames: Final = Table(self._zarr / "frames", FRAME_COLUMNS)
         self._new_shots: list[bytes] = []
         self._new_frames: list[tuple[Float32Array, Float32Array, IntArray]] = []
@@ -251,7 +256,7 @@ class Store:
     @property
     def state_names(self) -> tuple[str, ...]:
         """Names of the states, in the order of their indices."""
-        return tuple(self._shots.attributes["states"])
+        return self._states
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -286,7 +291,7 @@ class Store:
 
         Parameters
         ----------
-        shot : a value for each of `SHOT_COLUMNS`
+        shot : a value for each of `shot_columns`
         features : (n, d)
         cvs : (n, k)
         offsets : (n,) index of each frame relative to the shooting point
@@ -302,14 +307,15 @@ class Store:
             Columns are missing or unknown, or the arrays do not line up.
         """
         self._require_writable()
-        if shot.keys() != SHOT_COLUMNS.keys():
-            wrong = ", ".join(sorted(shot.keys() ^ SHOT_COLUMNS.keys()))
-            raise ValueError(f"expected the {len(SHOT_COLUMNS)} columns of a shot; missing or unknown: {wrong}")
+        names = self._row.names or ()
+        if shot.keys() != set(names):
+            wrong = ", ".join(sorted(shot.keys() ^ set(names)))
+            raise ValueError(f"expected the {len(names)} columns of a shot; missing or unknown: {wrong}")
         found, n = (np.shape(features), np.shape(cvs), np.shape(offsets)), len(offsets)
         expected = ((n, len(self._frames.attributes["features"])), (n, len(self._frames.attributes["cvs"])), (n,))
         if found != expected:
             raise ValueError(f"expected features, cvs and offsets of shapes {expected}, got {found}")
-        row = np.array([tuple(shot[name] for name in SHOT_COLUMNS)], _SHOT).tobytes()
+        row = np.array([tuple(shot[name] for name in names)], self._row).tobytes()
         frames = np.array(features, np.float32), np.array(cvs, np.float32), np.array(offsets, np.int32)
         self._new_shots.append(row)
         self._new_frames.append(frames)
@@ -336,8 +342,8 @@ class Store:
         after = Committed(shots=self.n_shots, frames=before.frames + n_frames, models=self._models)
         with disk_errors(self.path, before.shots):
             if self._new_shots:
-                shots = np.frombuffer(b"".join(self._new_shots), _SHOT)
-                self._shots.write(before.shots, {name: shots[name] for name in SHOT_COLUMNS}, self._scratch)
+                shots = np.frombuffer(b"".join(self._new_shots), self._row)
+                self._shots.write(before.shots, {name: shots[name] for name in self._row.names or ()}, self._scratch)
                 self._frames.write(before.frames, self._packed_frames(), self._scratch)
             counts = {"committed": asdict(after), "notes": after_notes}
             root = {**self._root, "attributes": {**self._root["attributes"], **counts}}

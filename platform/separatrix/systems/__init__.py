@@ -14,10 +14,11 @@ from separatrix.systems.files import FILES, pinned
 from separatrix.systems.hummer_szabo import HUMMER_SZABO
 from separatrix.systems.mueller_brown import MUELLER_BROWN
 from separatrix.systems.potential import POTENTIAL
+from separatrix.systems.three_basins import THREE_BASINS
 from separatrix.systems.two_gaussians import TWO_GAUSSIANS
 
 CATALOGUE: dict[str, SystemEntry] = {
-    entry.name: entry for entry in (ALANINE_DIPEPTIDE, TWO_GAUSSIANS, HUMMER_SZABO, MUELLER_BROWN)
+    entry.name: entry for entry in (ALANINE_DIPEPTIDE, TWO_GAUSSIANS, HUMMER_SZABO, MUELLER_BROWN, THREE_BASINS)
 }
 """Systems that are complete by name alone."""
 

@@ -74,7 +74,9 @@ class MechanismView(View):
             bars = draw_relevance(result)
             relevance = Chart(height=80 + 24 * len(bars.get(0)), fixed=("y",))
             relevance.apply(Drawing(bars))
-            formulas = self._formulas() if rows_of(result) else [card("Formulas", html(formulas_html(result)))]
+            several = len(self.feed.snapshot.state_names) > 2
+            none = _NO_FORMULAS if several else formulas_html(result)
+            formulas = self._formulas() if rows_of(result) else [card("Formulas", html(none))]
             self._content[:] = [*formulas, card("Relevance", relevance.pane, note=relevance_note(result))]
 
     # -- formulas --------------------------------------------------------------------------------------------------
@@ -164,6 +166,12 @@ class MechanismView(View):
             self._copy.text = self._shown.texts[self._language.value]
 
 
+_NO_FORMULAS = (
+    '<div class="sx-note">Formulas are for two states so far: this run has more. Look at one pair of them in a run of '
+    "its own for that.</div>"
+)
+
+
 def facts_html(result: Mapping[str, Any], row: Mapping[str, Any], shown: ShownFormula | None) -> str:
     """Return the numbers of a formula."""
     facts = [fact("held-out loss", with_error(row["validation_loss"], None), _against(result))]
@@ -187,6 +195,12 @@ def how_to_get_it(snapshot: RunSnapshot) -> str:
     """Return what to do about a run that holds no mechanism."""
     if snapshot.model_version == 0:
         return "No mechanism yet: it is read off a trained committor, and the first training comes after ten shots."
+    if len(snapshot.state_names) > 2:
+        return (
+            "No mechanism yet. The committor of this run is trained; which inputs it depends on is told by "
+            "<code>separatrix explain</code> with the folder of this run, or <code>session.explain()</code>, also "
+            "while it samples. Formulas are for two states so far. The result appears here by itself."
+        )
     return (
         "No mechanism yet. The committor of this run is trained; what it learned is made readable by ranking its "
         "inputs and fitting formulas to the shots: <code>separatrix explain</code> with the folder of this run, or "

@@ -11,6 +11,7 @@ import param
 from numpy.typing import NDArray
 
 from separatrix.estimates import path_multiplicities
+from separatrix.logits import probabilities
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 
 _GROWTH = 50
@@ -26,7 +27,10 @@ class ChosenPath:
     shot : number of the shot that made it
     times : (n_frames,) ps
     cvs : (n_frames, n_collective_variables)
-    q, spread : (n_frames,) logit of the committor by a model, and how far the model's members differ
+    ends : indices of the states it connects
+    q, spread : (n_frames,) logit of the committor by a model, and how far the model's members differ; of more than two
+        states, the probability of the state it leads to
+    p : (n_frames, n_states) probability of each of more than two states, None for two
     model_version : of that model, 0 for the untrained one
     shooting_frame : index of the shooting point
     """
@@ -34,8 +38,10 @@ class ChosenPath:
     shot: int
     times: NDArray[np.float64]
     cvs: NDArray[np.float32]
+    ends: tuple[int, int]
     q: NDArray[np.float64]
     spread: NDArray[np.float64]
+    p: NDArray[np.float64] | None
     model_version: int
     shooting_frame: int
 
@@ -99,12 +105,21 @@ def chosen_path(feed: Feed, snapshot: RunSnapshot, shot: int) -> ChosenPath:
     first, last = np.searchsorted(frames["shot"], [shot, shot + 1])
     model = feed.model(snapshot.model_version)
     features = frames["features"][first:last]
+    begin, end = snapshot.shots["ends"][shot].tolist()
+    if model.n_outputs == 1:
+        q, spread, p = model.q(features), model.spread(features), None
+    else:
+        members = np.stack([probabilities(each) for each in model.member_logits(features)])
+        p = model.probabilities(features)
+        q, spread = p[:, end], members[:, :, end].std(axis=0)
     return ChosenPath(
         shot=shot,
         times=np.arange(last - first) * frame_time(snapshot),
         cvs=frames["cvs"][first:last],
-        q=model.q(features),
-        spread=model.spread(features),
+        ends=(begin, end),
+        q=q,
+        spread=spread,
+        p=p,
         model_version=snapshot.model_version,
         shooting_frame=int(snapshot.shots["shooting_frame"][shot]),
     )

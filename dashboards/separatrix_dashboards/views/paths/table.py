@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +19,12 @@ MOST = 200
 """Newest paths that are listed."""
 
 HEADINGS = ("shot", "chain", "step", "time / ps", "frames", "p_acc", "counts", "")
+
+
+def headings(snapshot: RunSnapshot) -> list[str]:
+    """Return the names of the columns; of more than two states one tells which a path connects."""
+    return [*HEADINGS[:1], "between", *HEADINGS[1:]] if len(snapshot.state_names) > 2 else list(HEADINGS)
+
 
 _STYLE = """
 .sx-scroll { max-height: 330px; border-radius: 6px; outline: none; }
@@ -52,12 +57,18 @@ class Table(AnyWidgetComponent):
 
 
 def path_rows(snapshot: RunSnapshot, paths: AcceptedPaths, most: int = MOST) -> list[list[str]]:
-    """Return the newest accepted paths, newest first, as texts under `HEADINGS`."""
+    """Return the newest accepted paths, newest first, as texts under `headings`."""
     columns, spacing, in_use = snapshot.shots, frame_time(snapshot), set(paths.in_use.tolist())
     newest = zip(paths.shots[::-1][:most].tolist(), paths.counts[::-1].tolist(), strict=False)
+    names = snapshot.state_names
+
+    def between(shot: int) -> list[str]:
+        return ["-".join(names[state] for state in columns["ends"][shot])] if len(names) > 2 else []
+
     return [
         [
             str(shot),
+            *between(shot),
             str(columns["chain"][shot]),
             str(columns["step"][shot]),
             f"{(columns['n_frames'][shot] - 1) * spacing:.4g}",
@@ -81,7 +92,7 @@ def joined(rows: list[list[str]]) -> str:
 
 def paths_csv(feed: Feed, snapshot: RunSnapshot) -> str:
     """Return every accepted path as a row of CSV: all columns of its shot, its time and how often it counts."""
-    columns, spacing = _flat(snapshot.shots), frame_time(snapshot)
+    columns, spacing = _flat(snapshot), frame_time(snapshot)
     paths = accepted_paths(feed, snapshot)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -92,11 +103,12 @@ def paths_csv(feed: Feed, snapshot: RunSnapshot) -> str:
     return text.getvalue()
 
 
-def _flat(shots: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of shots with both ends on their own; times of the wall clock as they are stored."""
+def _flat(snapshot: RunSnapshot) -> dict[str, Any]:
+    """Return the columns of shots, those with several numbers a shot apart; times of the wall clock as stored."""
     flat: dict[str, Any] = {}
-    for name, column in shots.items():
-        flat |= {"first_end": column[:, 0], "last_end": column[:, 1]} if column.ndim > 1 else {name: column}
+    parts = {"ends": ("first_end", "last_end"), "n_ends": tuple(f"n_{name}" for name in snapshot.state_names)}
+    for name, column in snapshot.shots.items():
+        flat |= dict(zip(parts[name], column.T, strict=True)) if column.ndim > 1 else {name: column}
     return flat
 
 
@@ -106,11 +118,12 @@ class Paths:
     Parameters
     ----------
     choice : the path that is looked at
+    headings : of the columns
     """
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: Choice, headings: list[str]) -> None:
         self._choice = choice
-        self._table = Table(sizing_mode="stretch_width", margin=(6, 0, 0, 0))
+        self._table = Table(headings=headings, sizing_mode="stretch_width", margin=(6, 0, 0, 0))
         self._note = html("")
         self._table.param.watch(lambda event: self._tapped(event.new), "chosen")
         choice.param.watch(lambda event: self._mark(), "shot")

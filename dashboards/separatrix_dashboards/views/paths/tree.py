@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from separatrix_dashboards.views.base import Scope, card
 from separatrix_dashboards.views.paths.choice import Choice, frame_time
 from separatrix_dashboards.views.paths.marks import CHOSEN
 from separatrix_dashboards.widgets import checkbox, select
+from separatrix_dashboards.words import escaped
 
 STEPS = 200
 """Newest Monte Carlo steps of a chain that are shown."""
@@ -45,6 +47,7 @@ class Branch:
     accepted : (n,) bool
     top, bottom : (n,) first step of the chain on the path, and the first one after it; of a rejected trial its own
     begin, shared, end : (n,) ps, first frame, shooting point and last frame
+    ends : (n, 2) states of the first and the last frame
     """
 
     shots: NDArray[np.int64]
@@ -54,6 +57,7 @@ class Branch:
     begin: NDArray[np.float64]
     shared: NDArray[np.float64]
     end: NDArray[np.float64]
+    ends: NDArray[np.int8]
 
 
 def newest_branch(snapshot: RunSnapshot, chain: int, steps: int = STEPS) -> Branch:
@@ -76,7 +80,19 @@ def newest_branch(snapshot: RunSnapshot, chain: int, steps: int = STEPS) -> Bran
         begin=((tree.begin - origin) * spacing)[shown],
         shared=((tree.shared - origin) * spacing)[shown],
         end=((tree.end - origin) * spacing)[shown],
+        ends=columns["ends"][rows][shown],
     )
+
+
+def _sides(state_names: Sequence[str]) -> str:
+    """Return what the colours of a bar mean."""
+    if len(state_names) == 2:
+        return "Blue leads to the first state, orange to the second."
+    names = ", ".join(
+        f'<span style="color:{STATE_COLOURS[i % len(STATE_COLOURS)]}">■</span> {escaped(name)}'
+        for i, name in enumerate(state_names)
+    )
+    return f"Its two colours tell where its ends are: {names}."
 
 
 def path_at(branch: Branch, step: float) -> int | None:
@@ -85,8 +101,11 @@ def path_at(branch: Branch, step: float) -> int | None:
     return int(branch.shots[hit[0]]) if len(hit) else None
 
 
-def draw_tree(branch: Branch, *, rejected: bool) -> hv.Overlay:
-    """Return one bar for each path, as high as the chain stayed on it, shooting points on the frames they came from."""
+def draw_tree(branch: Branch, *, rejected: bool, n_states: int = 2) -> hv.Overlay:
+    """Return one bar for each path, as high as the chain stayed on it, shooting points on the frames they came from.
+
+    Its two sides have the colours of the states they lead to.
+    """
     time = hv.Dimension("time along the branch", unit="ps")
     step = hv.Dimension("step of the chain")
     late, later = hv.Dimension("later time", unit="ps"), hv.Dimension("later step")
@@ -94,14 +113,18 @@ def draw_tree(branch: Branch, *, rejected: bool) -> hv.Overlay:
     top, bottom = branch.top[taken] + _GAP, branch.bottom[taken] - _GAP
     sides = ((branch.begin, branch.shared), (branch.shared, branch.end))
     known = (branch.shots[taken], (branch.end - branch.begin)[taken])
-    bars = [
-        hv.Rectangles(
-            (left[taken], top, right[taken], bottom, *known),
-            kdims=[time, step, late, later],
-            vdims=["shot", "transition_time"],
-        ).opts(color=colour, alpha=0.75, line_width=0, tools=["hover"], hover_tooltips=_TIPS)
-        for (left, right), colour in zip(sides, STATE_COLOURS, strict=False)
-    ]
+    bars = []
+    for side, (left, right) in enumerate(sides):
+        columns: list[Any] = [left[taken], top, right[taken], bottom, *known]
+        vdims, colour = ["shot", "transition_time"], STATE_COLOURS[side]
+        if n_states > 2:
+            columns, colour = _coloured(columns, branch.ends[taken, side], n_states), "look"
+            vdims.append(colour)
+        bars.append(
+            hv.Rectangles(tuple(columns), kdims=[time, step, late, later], vdims=vdims).opts(
+                color=colour, alpha=0.75, line_width=0, tools=["hover"], hover_tooltips=_TIPS
+            )
+        )
     missed = ~taken if rejected else np.zeros(len(taken), dtype=bool)
     middle = branch.top[missed] + 0.5
     lines = hv.Segments((branch.begin[missed], middle, branch.end[missed], middle), kdims=[time, step, late, later])
@@ -115,13 +138,23 @@ def draw_tree(branch: Branch, *, rejected: bool) -> hv.Overlay:
     ).opts(show_legend=False)
 
 
+def _coloured(columns: Sequence[NDArray[Any]], states: NDArray[np.int8], n_states: int) -> list[NDArray[Any]]:
+    """Return the columns of bars with the colours of their states, and a bar of every colour that is nowhere.
+
+    HoloViews takes a column that holds one value for that value, for ever.
+    """
+    numbers = [np.append(column.astype(float), np.full(n_states, np.nan)) for column in columns]
+    each = [STATE_COLOURS[state % len(STATE_COLOURS)] for state in (*states.tolist(), *range(n_states))]
+    return [*numbers, np.array(each, dtype=object)]
+
+
 def tree_query(chain: int, *, rejected: bool) -> Query:
     """Return the query of the newest trials of a chain and their drawing."""
 
     def compute(feed: Feed, snapshot: RunSnapshot) -> tuple[Branch, Drawing]:
         del feed
         branch = newest_branch(snapshot, chain)
-        return branch, Drawing(draw_tree(branch, rejected=rejected))
+        return branch, Drawing(draw_tree(branch, rejected=rejected, n_states=len(snapshot.state_names)))
 
     return Query(key=("paths", "tree", chain, rejected), compute=compute, depends=partial(_growth, chain=chain))
 
@@ -165,7 +198,7 @@ class Tree:
             pn.Row(self._chain, self._rejected, margin=(2, 0)),
             self._chart.pane,
             note="A bar is an accepted path, as high as its chain stayed on it; the dot is the frame it was shot from. "
-            "Blue leads to the first state, orange to the second. Tap a bar.",
+            f"{_sides(self._scope.feed.snapshot.state_names)} Tap a bar.",
             margin=0,
         )
 

@@ -30,7 +30,7 @@ from separatrix_dashboards.views.paths.ensemble import Density, Times
 from separatrix_dashboards.views.paths.logits import Logits, draw_logits
 from separatrix_dashboards.views.paths.marks import Marks
 from separatrix_dashboards.views.paths.movie import movie_of
-from separatrix_dashboards.views.paths.table import Paths, joined, path_rows, paths_csv
+from separatrix_dashboards.views.paths.table import Paths, headings, joined, path_rows, paths_csv
 from separatrix_dashboards.views.paths.tree import Tree
 from separatrix_dashboards.widgets import checkbox, download
 from separatrix_dashboards.words import escaped
@@ -88,9 +88,9 @@ class PathsView(View):
             for suffix in ("pdb", "xtc")
         }
         table = download("All as CSV", self._csv, f"{self.feed.path.name}-paths.csv", width=110)
-        self._density, self._table = Density(self.scope, self._marks), Paths(self._choice)
+        self._density, self._table = Density(self.scope, self._marks), Paths(self._choice, headings(self.feed.snapshot))
         self._movie = movie_of(self.scope, self._marks)
-        self._logits = Logits(self._marks, self._jump)
+        self._logits = Logits(self._marks, self._jump, self.feed.snapshot.state_names)
         head = pn.Row(
             self._facts,
             pn.Column(follow, pn.Row(*self._files.values(), table, margin=0), margin=0, width=330),
@@ -212,11 +212,17 @@ def path_words(snapshot: RunSnapshot, paths: AcceptedPaths, shot: int) -> str:
     shots = snapshot.shots
     count = paths.count(shot)
     n_frames = int(shots["n_frames"][shot])
+    names = snapshot.state_names
+    between = " to ".join(names[state] for state in shots["ends"][shot]) if len(names) > 2 else ""
     use = "the chain stands on it" if shot in paths.in_use else "left behind"
     counts = f"{count} step{'' if count == 1 else 's'}" if count else "burn-in"
     facts = (
         fact("chosen path", f"shot {shot}", f"chain {shots['chain'][shot]}, step {shots['step'][shot]}"),
-        fact("transition time", f"{(n_frames - 1) * frame_time(snapshot):.4g} ps", f"{n_frames} frames"),
+        fact(
+            "transition time",
+            f"{(n_frames - 1) * frame_time(snapshot):.4g} ps",
+            f"{n_frames} frames{f', {escaped(between)}' if between else ''}",
+        ),
         fact("acceptance", f"{shots['p_acc'][shot]:.2f}", "probability"),
         fact("counts", counts, use),
     )
@@ -230,8 +236,10 @@ def empty_words(snapshot: RunSnapshot) -> str:
             f"No paths: this run was made from {escaped(snapshot.config.table.file)}, which holds configurations and "
             "where shots from them ended, and no trajectories."
         )
-    first, *_, last = snapshot.state_names
+    first, *between, last = snapshot.state_names
     what = f"a path that leads from {escaped(first)} to {escaped(last)}"
+    if between:
+        what = f"a path that leads from one of {escaped(', '.join(snapshot.state_names))} to another"
     if snapshot.n_shots == 0:
         return (
             f"No transition yet: this run holds no shots.<br>Each accepted shot gives {what}; the first one appears "
