@@ -3,6 +3,7 @@
 # make test-browser  the pages and JupyterLab in Chromium
 # make test-slow  the long tests
 # make bench      the benchmarks
+# make bench-gpu  how many workers a GPU feeds; says so where there is none
 # make lint       format, lint, types, import ladder
 #
 # Everything is installed into .venv, anew only when pyproject.toml or constraints.txt change.
@@ -14,7 +15,7 @@ RUNS := runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-browser test-slow bench lint browser
+.PHONY: help demo test test-browser test-slow bench bench-gpu lint browser
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -33,6 +34,10 @@ test-slow: .venv/.installed-test
 
 bench: .venv/.installed-test .venv/.installed-bench
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s --timeout 0
+
+bench-gpu: .venv/.installed-test
+	@if command -v nvidia-smi >/dev/null; then $(MAKE) --no-print-directory .venv/.installed-cuda; fi
+	$(BIN)/python -m pytest tests/benchmarks/test_gpu_speed.py -m benchmark -s -rs --timeout 0
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff format --check

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from separatrix.errors import SeparatrixError
+from separatrix.gpus import Monitor
 from separatrix.records import RunState
 from separatrix_dashboards.feeds import Feed, RunSnapshot, modified
 from separatrix_dashboards.turns import Turns
@@ -112,12 +113,14 @@ class Hub:
     Attributes
     ----------
     turns : in which documents are updated
+    gpus : looks at the GPUs of this machine
     """
 
     def __init__(self, folder: Path | None = None, pool: SessionPool | None = None, interval: float = INTERVAL) -> None:
         self.folder = None if folder is None else Path(folder).absolute()
         self.pool = pool
         self.turns = Turns()
+        self.gpus = Monitor()
         self._interval = interval
         self._lock = threading.RLock()
         self._feeds: dict[Path, Feed] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from separatrix.errors import ConfigError, RunLockedError, RunNotFoundError, SeparatrixError
 from separatrix.session import Session
-from separatrix.store import is_locked
+from separatrix.store import is_locked, lock_holder
 from separatrix_dashboards.access import Role, permit
 from separatrix_dashboards.analyses import Analyses
 
@@ -352,8 +352,5 @@ def _not_here(path: Path) -> str:
 
 def _elsewhere(path: Path) -> str:
     """Say who holds a run, as its lock tells."""
-    try:
-        holder = (path / "lock").read_text(encoding="utf-8")
-    except OSError:
-        holder = ""
+    holder = lock_holder(path)
     return f"{path.name} is being written by {holder or 'another process'}; pause or stop it where it was started"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,10 +13,23 @@ from typing import Literal
 
 import psutil
 
-from separatrix.engine import load_failures, measure_platforms, platform_names, platform_properties, serialize
+from separatrix.engine import (
+    devices_of,
+    load_failures,
+    measure_platforms,
+    platform_names,
+    platform_properties,
+    serialize,
+)
+from separatrix.gpus import Gpu, Monitor, ask_nvidia_smi
 from separatrix.systems import build_system, resolve
 
 _PACKAGES = ("separatrix", "openmm", "torch", "zarr", "mdtraj", "numpy", "pydantic")
+_CUDA_PACKAGES = ("openmm-cuda-13", "openmm-cuda-12")
+_CUDA_ADVICE = (
+    "For a driver of CUDA 13 (580 or later): python -m pip install 'separatrix[cuda]'; for one of CUDA 12: "
+    "python -m pip install 'openmm[cuda12]' in the version of OpenMM that is here."
+)
 _MEASURE_SECONDS = 0.5
 _GIB = 2**30
 _LITTLE_DISK = 2 * _GIB
@@ -51,7 +63,7 @@ def diagnose(folder: Path) -> tuple[Finding, ...]:
     ----------
     folder : where runs would be stored
     """
-    return (_python(), *_packages(), _processors(), _memory(), _disk(folder), *_platforms(), _gpus())
+    return (_python(), *_packages(), _processors(), _memory(), _disk(folder), *_platforms(), *_gpus())
 
 
 def _python() -> Finding:
@@ -138,23 +150,48 @@ def _plugins(failures: Iterable[str]) -> list[Finding]:
     ]
 
 
-def _gpus() -> Finding:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return Finding(level="ok", subject="GPUs", found="none seen (no nvidia-smi): simulations run on processors")
-    command = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+def _gpus() -> list[Finding]:
+    """Return a finding for each GPU, and one for what OpenMM makes of them."""
     try:
-        listing = subprocess.run(  # noqa: S603 - a fixed command, found by its full path
-            command, capture_output=True, text=True, timeout=20, check=True
-        ).stdout
-    except (subprocess.SubprocessError, OSError) as error:
-        return Finding(
-            level="note", subject="GPUs", found=f"nvidia-smi failed: {error}", advice="Check the NVIDIA driver."
-        )
-    found = "; ".join(line.strip() for line in listing.splitlines())
-    return Finding(
-        level="ok",
-        subject="GPUs",
-        found=found or "none",
-        advice="The CUDA platform needs the package openmm-cuda of this OpenMM version." if found else "",
-    )
+        found = Monitor().read() or ask_nvidia_smi()
+    except OSError as error:
+        return [Finding(level="note", subject="GPUs", found=str(error), advice="Check the NVIDIA driver.")]
+    if not found:
+        words = "none seen (no NVIDIA driver): simulations run on processors"
+        return [Finding(level="ok", subject="GPUs", found=words)]
+    return [*(Finding(level="ok", subject=f"GPU {gpu.index}", found=gpu_words(gpu)) for gpu in found), _cuda()]
+
+
+def gpu_words(gpu: Gpu) -> str:
+    """Return what a GPU is and does, in a line."""
+    memory = f"{gpu.memory_used / _GIB:.1f} of {gpu.memory_total / _GIB:.1f} GiB used"
+    rest = [
+        "" if gpu.utilisation is None else f"{gpu.utilisation} % busy",
+        "" if gpu.temperature is None else f"{gpu.temperature} °C",
+        "" if gpu.n_processes is None else f"{gpu.n_processes} processes",
+    ]
+    return ", ".join([gpu.name, memory, *filter(None, rest), f"driver {gpu.driver}"])
+
+
+def _cuda() -> Finding:
+    """Tell whether OpenMM computes on the GPUs: its CUDA platform is a package of its own, of the same version."""
+    devices = devices_of("CUDA") if "CUDA" in platform_names() else ()
+    packages = {name: _version(name) for name in _CUDA_PACKAGES}
+    installed = {name: version for name, version in packages.items() if version}
+    words = ", ".join(f"{name} {version}" for name, version in installed.items())
+    if devices:
+        seen = ", ".join(f"{number}: {device.get('DeviceName', '?')}" for number, device in enumerate(devices))
+        return Finding(level="ok", subject="CUDA", found=f"OpenMM sees {seen}{f'; {words}' if words else ''}")
+    strange = [name for name, version in installed.items() if version != _version("openmm")]
+    if strange:
+        found = f"{words} belongs to another version than openmm {_version('openmm')}"
+        return Finding(level="note", subject="CUDA", found=found, advice=_CUDA_ADVICE)
+    found = f"OpenMM sees none of these GPUs, with {words}" if words else "OpenMM has no CUDA platform"
+    return Finding(level="note", subject="CUDA", found=found, advice=_CUDA_ADVICE)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

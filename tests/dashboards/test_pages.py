@@ -10,6 +10,8 @@ import panel as pn
 import pytest
 from tests.page_document import DOCUMENT, push
 
+from separatrix.gpus import Gpu
+from separatrix.records import RunState
 from separatrix.store import write_result
 from separatrix_dashboards.access import PermissionDeniedError, Role
 from separatrix_dashboards.feeds import Feed
@@ -93,6 +95,36 @@ def test_the_head_tells_how_a_run_stands(any_feed):
     numbers = {name: number for name, number, _ in facts(snapshot)}
     assert numbers["transitions"] == f"{snapshot.status.transitions:,}"
     assert ("±" in numbers["yield"]) == (snapshot.n_shots > 0)
+
+
+GPU = Gpu(
+    index=0,
+    name="NVIDIA Test",
+    driver="580",
+    memory_used=2**30,
+    memory_total=80 * 2**30,
+    utilisation=93,
+    temperature=61,
+)
+
+
+def test_the_head_shows_the_load_of_gpus_of_a_run_that_computes_on_them_here(landscape_run, hub, monkeypatch):
+    monkeypatch.setattr(hub.gpus, "read", lambda: (GPU, replace(GPU, index=1, utilisation=None, temperature=None)))
+    head = Head(watched(hub, landscape_run).scope(), None, lambda: Role.VIEWER, hub.refresh)
+    snapshot = Feed(landscape_run).snapshot
+    live = replace(snapshot, status=replace(snapshot.status, state=RunState.RUNNING, platform="CUDA"), owned=True)
+    head._show(live)
+    for words in ("GPU 0 busy", "93 %", "1.0 of 80 GiB, 61 °C", "GPU 1 busy"):
+        assert words in head._gpus.object
+    monkeypatch.setattr(hub.gpus, "read", lambda: ())
+    head._show(live)
+    assert head._gpus.object == ""
+    monkeypatch.setattr(hub.gpus, "read", lambda: pytest.fail("nobody asked"))
+    monkeypatch.setattr("separatrix_dashboards.pages.head.lock_holder", lambda path: "process 7 on another host")
+    on_processors = replace(live.status, platform="Reference")
+    for other in (snapshot, replace(live, status=on_processors), replace(live, owned=False)):
+        head._show(other)
+        assert head._gpus.object == ""
 
 
 def test_viewers_get_no_controls(landscape_run, hub, pool):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,9 +12,12 @@ import panel as pn
 
 from separatrix.errors import SeparatrixError
 from separatrix.estimates import perfect_yield, transition_yield
+from separatrix.gpus import Gpu
 from separatrix.progress import Pace, activity
 from separatrix.records import RunState
+from separatrix.resources import GPU_PLATFORMS
 from separatrix.rows import are_transitions
+from separatrix.store import lock_holder
 from separatrix_dashboards.access import Role
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.sessions import SessionPool
@@ -23,6 +27,7 @@ from separatrix_dashboards.widgets import button, integer
 from separatrix_dashboards.words import escaped, lasting, with_error
 
 _LIVE = (RunState.RUNNING, RunState.SEEDING)
+_GIB = 2**30
 
 
 class Head:
@@ -43,7 +48,7 @@ class Head:
         self._pace = Pace()
         self._name = html("", sizing_mode=None, styles={"flex": "1 1 320px"})
         self._progress, self._numbers = html(""), html("", margin=(6, 0, 0, 0))
-        self._problem = html("")
+        self._gpus, self._problem = html(""), html("")
         sampled = scope.feed.snapshot.config.table is None
         self._controls = self._make_controls() if sampled and pool is not None and role() == Role.OPERATOR else None
 
@@ -55,6 +60,7 @@ class Head:
             pn.FlexBox(self._name, *controls, align_items="center", gap="2px 18px", sizing_mode="stretch_width"),
             self._progress,
             self._numbers,
+            self._gpus,
             self._problem,
             sizing_mode="stretch_width",
             margin=(4, 0, 8, 0),
@@ -64,6 +70,7 @@ class Head:
         self._name.object = name_html(snapshot)
         self._progress.object = progress_html(snapshot, self._pace.seconds_left(snapshot.status))
         self._numbers.object = facts_html(snapshot)
+        self._gpus.object = gpus_html(self._scope.hub.gpus.read()) if computes_here(snapshot) else ""
         problem = snapshot.problem or ""
         self._problem.object = f'<div class="sx-problem">{escaped(problem)}</div>' if problem else ""
         if self._controls is not None:
@@ -205,6 +212,25 @@ def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
             f"{status.md_steps * config.dynamics.timestep * 1e-6:,.3g} ns of MD",
         ),
     ]
+
+
+def computes_here(snapshot: RunSnapshot) -> bool:
+    """Return whether a run computes on GPUs of this very machine now."""
+    status = snapshot.status
+    if status.state not in _LIVE or status.platform not in GPU_PLATFORMS:
+        return False
+    return snapshot.owned or lock_holder(snapshot.path).endswith(f" on {socket.gethostname()}")
+
+
+def gpus_html(gpus: Sequence[Gpu]) -> str:
+    """Return the load of GPUs, all that runs on them together, as HTML; nothing without any."""
+    words = []
+    for gpu in gpus:
+        busy = "-" if gpu.utilisation is None else f"{gpu.utilisation} %"
+        warm = "" if gpu.temperature is None else f", {gpu.temperature} °C"
+        memory = f"{gpu.memory_used / _GIB:.1f} of {gpu.memory_total / _GIB:.0f} GiB{warm}"
+        words.append(fact(f"GPU {gpu.index} busy", busy, memory))
+    return f'<div class="sx-facts">{"".join(words)}</div>' if words else ""
 
 
 def table_facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:

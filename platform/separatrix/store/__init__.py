@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from separatrix.store.growth import GrowingTable
 from separatrix.store.layout import SHOT_COLUMNS, Committed, shot_columns, shot_dimensions
-from separatrix.store.lock import is_locked
+from separatrix.store.lock import is_locked, lock_holder
 from separatrix.store.results import RESULTS, read_result, write_result
 from separatrix.store.run import Store, write_trajectory
 from separatrix.store.validations import OUTCOME_COLUMNS, StoredValidation, Validations
@@ -19,6 +19,7 @@ __all__ = [
     "StoredValidation",
     "Validations",
     "is_locked",
+    "lock_holder",
     "read_result",
     "shot_columns",
     "shot_dimensions",

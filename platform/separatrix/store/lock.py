@@ -37,6 +37,14 @@ def acquire(run: Path) -> FileLock:
     return lock
 
 
+def lock_holder(run: Path) -> str:
+    """Return who wrote a run last, such as ``process 7 on node3``; nothing if nobody did or may tell."""
+    try:
+        return (run / "lock").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 def is_locked(run: Path) -> bool:
     """Return whether a living process writes the run; also True for who may not try the lock and cannot tell."""
     file = run / "lock"
