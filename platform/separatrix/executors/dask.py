@@ -22,7 +22,7 @@ from distributed import Future as Remote
 
 from separatrix.errors import ClusterError
 from separatrix.executors.base import Bench, WorkerExecutor
-from separatrix.executors.dask_worker import join, run, versions
+from separatrix.executors.dask_worker import finder_of_versions, join, run, versions
 
 CONNECT_SECONDS: Final = 10.0
 """Time that a scheduler gets to answer."""
@@ -57,7 +57,7 @@ class _Member:
     """
 
     address: str
-    presence: Remote
+    presence: Remote | None = None
     refusal: str = ""
     tasks: dict[str, _Task] = field(default_factory=dict)
 
@@ -79,8 +79,8 @@ class OwnWorkers(Protocol):
         """The Dask cluster object."""
         ...
 
-    def ask(self) -> None:
-        """Ask for the workers that are missing."""
+    async def ask(self) -> None:
+        """Ask for the workers that are missing; a `ClusterError` says why they are refused."""
         ...
 
     def close(self) -> None:
@@ -215,32 +215,53 @@ class DaskExecutor(WorkerExecutor):
             self._lose(message["worker"])
 
     def _invite(self, address: str) -> None:
-        """Have a worker build its bench."""
         with self._lock:
             if self._closed or address in self._members:
                 return
-            key = f"{self._name}-join-{next(self._numbers)}"
-            presence = self._client.submit(
-                join, self._name, key, self._owner, self._place, versions(), key=key, workers=[address], pure=False
-            )
-            self._members[address] = member = _Member(address, presence)
-        presence.add_done_callback(lambda _: self._client.loop.add_callback(self._admit, member))
+            self._members[address] = member = _Member(address)
+        self._client.loop.add_callback(self._welcome, member)
 
-    async def _admit(self, member: _Member) -> None:
+    async def _welcome(self, member: _Member) -> None:
+        """Have a worker of the same versions build its bench."""
+        answers = await self._client.run(
+            finder_of_versions(), workers=[member.address], asynchronous=True, on_error="return"
+        )
+        found, here = answers.get(member.address), versions()
+        if not isinstance(found, dict):
+            return  # it is gone already, which is heard of, or cannot even answer
+        here.pop("host")
+        different = [f"{name} {found[name]} (here {here[name]})" for name in here if found[name] != here[name]]
+        if different:
+            self._refuse(member, f"on {found['host']} there is {', '.join(different)}; install the same versions there")
+            return
+        with self._lock:
+            if self._closed or self._members.get(member.address) is not member:
+                return
+            key = f"{self._name}-join-{next(self._numbers)}"
+            member.presence = self._client.submit(
+                join, self._name, key, self._owner, self._place, key=key, workers=[member.address], pure=False
+            )
+        member.presence.add_done_callback(lambda done: self._client.loop.add_callback(self._admit, member, done))
+
+    async def _admit(self, member: _Member, presence: Remote) -> None:
         """Give work to a worker whose bench is built, and say why one could not build its own."""
-        if member.presence.status == "finished":
-            with suppress(Exception):
-                report = await self._client.gather(member.presence, asynchronous=True)
-                with self._lock:
-                    if self._members.get(member.address) is member:
-                        self._ready.add(member.address)
-                        self.reports.append(report)
-                        self._news.append(News(event="joined", worker=member.address))
-                        self._offer(member)
-                        self._dispatch()
-        elif member.presence.status == "error" and not self._closed:
-            member.refusal = _first_line(_error_of(member.presence))
-            self._news.append(News(event="refused", worker=member.address, reason=member.refusal))
+        if presence.status == "error":
+            self._refuse(member, _first_line(_error_of(presence)))
+        if presence.status != "finished":
+            return
+        reports = await self._client.gather([presence], errors="skip", asynchronous=True)
+        with self._lock:
+            if reports and self._members.get(member.address) is member:
+                self._ready.add(member.address)
+                self.reports += reports
+                self._news.append(News(event="joined", worker=member.address))
+                self._offer(member)
+                self._dispatch()
+
+    def _refuse(self, member: _Member, reason: str) -> None:
+        if not self._closed:
+            member.refusal = reason
+            self._news.append(News(event="refused", worker=member.address, reason=reason))
             self._client.loop.call_later(_REJOIN_SECONDS, self._retry, member)
 
     def _retry(self, member: _Member) -> None:
@@ -285,10 +306,17 @@ class DaskExecutor(WorkerExecutor):
             return
         self._client.loop.call_later(_WATCH_SECONDS, self._client.loop.add_callback, self._watch)
 
-    def _ask(self, own: OwnWorkers) -> None:
-        if not self._closed:
-            own.ask()
-            self._client.loop.call_later(_ASK_SECONDS, self._ask, own)
+    async def _ask(self, own: OwnWorkers) -> None:
+        if self._closed or self._lost is not None:
+            return
+        try:
+            await own.ask()
+        except ClusterError as error:
+            if not self.reports:
+                self._give_up(str(error))
+                return
+            self._news.append(News(event="refused", worker="another", reason=str(error)))
+        self._client.loop.call_later(_ASK_SECONDS, self._client.loop.add_callback, self._ask, own)
 
     def _give_up(self, reason: str) -> None:
         with self._lock:

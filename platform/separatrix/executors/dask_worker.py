@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import platform
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from typing import Any, Final
 
 from distributed import Worker, WorkerPlugin, get_worker
@@ -21,9 +20,33 @@ _PATIENCE: Final = 10.0
 _PACKAGES: Final = ("separatrix", "distributed", "openmm", "numpy")
 
 
+def finder_of_versions() -> Callable[[], dict[str, str]]:
+    """Return a function that returns the versions which session and workers must share, and the host.
+
+    It can be sent to workers without Separatrix, which a function of a module cannot: being local, it travels as code.
+    """
+    packages = _PACKAGES
+
+    def find() -> dict[str, str]:
+        import platform  # noqa: PLC0415
+        import socket  # noqa: PLC0415
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+        from importlib.util import find_spec  # noqa: PLC0415
+
+        found = {"host": socket.gethostname(), "python": platform.python_version().rpartition(".")[0]}
+        for name in packages:
+            try:
+                found[name] = version(name) if find_spec(name) is not None else "none"
+            except (PackageNotFoundError, ValueError):
+                found[name] = "none"
+        return found
+
+    return find
+
+
 def versions() -> dict[str, str]:
-    """Return the versions that session and workers must share."""
-    return {"python": platform.python_version().rpartition(".")[0]} | {name: version(name) for name in _PACKAGES}
+    """Return the versions of this process that session and workers must share, and its host."""
+    return finder_of_versions()()
 
 
 class ShootingPlugin(WorkerPlugin):
@@ -92,22 +115,15 @@ class ShootingPlugin(WorkerPlugin):
             self._abandoned.discard(key)
 
 
-async def join(name: str, key: str, owner: str, call: bytes, expected: dict[str, str]) -> Any:
+async def join(name: str, key: str, owner: str, call: bytes) -> Any:
     """Place a session's plugin in this worker and build what it works with; its report is returned.
 
     Raises
     ------
     ClusterError
-        The worker's versions differ, or it works for another session.
+        The worker works for another session.
     """
     worker, host = get_worker(), socket.gethostname()
-    different = [
-        f"{package} {found} (here {expected[package]})"
-        for package, found in versions().items()
-        if found != expected[package]
-    ]
-    if different:
-        raise ClusterError(f"on {host} there is {', '.join(different)}; install the same versions there")
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _PATIENCE
     while others := [plugin for plugin in worker.plugins.values() if isinstance(plugin, ShootingPlugin)]:

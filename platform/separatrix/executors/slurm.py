@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue import SLURMCluster
-
 from separatrix.cluster import SlurmCluster
 from separatrix.errors import ClusterError
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Keep what Ctrl-C does: loading dask-jobqueue 0.9 replaces it, and fails outside the main thread."""
+    install = signal.signal
+    signal.signal = lambda *_: None
+    try:
+        yield
+    finally:
+        signal.signal = install
+
+
+with _own_interrupts():
+    from dask_jobqueue import SLURMCluster
 
 
 class SlurmWorkers:
@@ -52,7 +67,7 @@ class SlurmWorkers:
         try:
             self.cluster: Any = SLURMCluster(
                 **{name: value for name, value in options.items() if value is not None},
-                scheduler_options={"dashboard_address": None},
+                scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise ClusterError(f"no Dask scheduler can be started here: {error}") from None
@@ -62,9 +77,20 @@ class SlurmWorkers:
         """What is given to ``sbatch``."""
         return str(self.cluster.job_script())
 
-    def ask(self) -> None:
-        """Ask for the jobs that are missing: all at first, later those that ended."""
+    async def ask(self) -> None:
+        """Ask for the jobs that are missing: all at first, later those that ended.
+
+        Raises
+        ------
+        ClusterError
+            SLURM refuses them.
+        """
         self.cluster.scale(jobs=self._n_jobs)
+        try:
+            await self.cluster
+        except RuntimeError as error:
+            _, _, said = str(error).partition("stderr:\n")
+            raise ClusterError(f"sbatch refuses the job: {' '.join((said or str(error)).split())}") from None
 
     def close(self) -> None:
         """Cancel the jobs and end the scheduler."""
