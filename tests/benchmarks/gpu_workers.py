@@ -8,25 +8,25 @@ from separatrix.records import ShotTask, Snapshot
 from separatrix.shooting import _here
 
 
-def shoot_for(seconds: float, snapshot: Snapshot, seed: int) -> tuple[int, int, float]:
-    """Shoot for a while; return MD steps, shots, and the seconds they took."""
+def shoot_for(seconds: float, snapshot: Snapshot, seed: int) -> tuple[int, int, float, float]:
+    """Shoot for a while; return MD steps, shots, and when that began and ended (seconds)."""
     steps = shots = 0
-    start = time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
+    start = time.monotonic()  # of the machine: the same in all processes
+    while (now := time.monotonic()) - start < seconds:
         task = ShotTask(chain=0, step=shots, snapshot=snapshot, seed=seed + shots, model=0, frame=0)
         steps += _here.shooter.shoot(task).md_steps
         shots += 1
-    return steps, shots, elapsed
+    return steps, shots, start, now
 
 
-def step_for(seconds: float, snapshot: Snapshot) -> tuple[int, int, float]:
+def step_for(seconds: float, snapshot: Snapshot) -> tuple[int, int, float, float]:
     """Integrate without looking, as long; velocities are asked for in the end, since devices work on their own."""
     engine = _here.shooter.engine
     engine.place(snapshot)
     steps = 0
-    start = time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        engine.step(100)
-        steps += 100
+    start = time.monotonic()  # of the machine: the same in all processes
+    while (now := time.monotonic()) - start < seconds:
+        engine.step(500)
+        steps += 500
         engine.velocities()
-    return steps, 0, elapsed
+    return steps, 0, start, now

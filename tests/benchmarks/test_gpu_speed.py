@@ -60,9 +60,9 @@ def test_workers_on_one_device(name: str, tmp_path: Path, capsys: pytest.Capture
         pytest.skip(f"{name}: not in the catalogue")
     path, snapshot = prepare(data, tmp_path)
     n_atoms = len(snapshot.positions)
-    rows = list(measure(path, snapshot, Resources(platform=PLATFORM, devices=(0,), workers=max(WORKERS))))
+    rows = list(measure(path, snapshot, Resources(platform=PLATFORM, devices=(0,), workers=max(WORKERS)), WORKERS))
     cores = os.cpu_count() or 1
-    rows += measure(path, snapshot, Resources(platform=processors, workers=cores), counts=(cores,))
+    rows += measure(path, snapshot, Resources(platform=processors, workers=cores), (cores,))
     raw = next((row["md_steps_per_second"] for row in rows if row["what"] == "bare steps"), None)
     with capsys.disabled():
         print(f"\n\n{name}, {n_atoms:,} atoms, mixed precision, {2 * HALF_FRAMES * 10:,} MD steps per shot\n")
@@ -88,7 +88,7 @@ def prepare(data: dict[str, Any], folder: Path) -> tuple[Path, Snapshot]:
     return path, next(iter(Store.open(path).starts().values()))
 
 
-def measure(path: Path, snapshot: Snapshot, resources: Resources, counts: tuple[int, ...] = WORKERS) -> Any:
+def measure(path: Path, snapshot: Snapshot, resources: Resources, counts: tuple[int, ...]) -> Any:
     """Yield a row for bare steps, and for each number of workers at work."""
     specs = worker_specs(path, resources.platform, resources, n_atoms=len(snapshot.positions), most=max(counts))
     executor = start_shooters(specs, resources)
@@ -122,10 +122,12 @@ def row(executor: ProcessExecutor, platform: str, n_workers: int, what: str, wor
         return {**about, "problem": f"no answer in {PATIENCE:.0f} s"}
     except Exception as error:  # noqa: BLE001 - told in the table
         return {**about, "problem": f"{type(error).__name__}: {error}"}
+    if max(start for *_, start, _ in done) > min(end for *_, end in done):
+        return {**about, "problem": "they did not work at the same time"}
     return {
         **about,
-        "md_steps_per_second": sum(steps / seconds for steps, _, seconds in done),
-        "shots_per_minute": 60 * sum(shots / seconds for _, shots, seconds in done),
+        "md_steps_per_second": sum(steps / (end - start) for steps, _, start, end in done),
+        "shots_per_minute": 60 * sum(shots / (end - start) for _, shots, start, end in done),
     }
 
 
