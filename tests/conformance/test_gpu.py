@@ -99,7 +99,9 @@ def test_shots_go_on_after_a_fault_of_the_device(path, monkeypatch):
     assert (path / "faulted").exists()
     errors = [event["error"] for event in Reader(path).log() if event["event"] == "failure"]
     print(f"\nafter an index out of bounds in the worker: {errors or 'the context of OpenMM was not touched'}")
-    assert all(error.startswith("DeviceLostError: CUDA device 0 can no longer be used") for error in errors)
+    # OpenMM may end the process itself: giving back memory of a broken device is an error, where nobody can catch one.
+    told = ("DeviceLostError: CUDA device 0 can no longer be used", "the worker process ended by SIGABRT")
+    assert all(error.startswith(told) for error in errors)
     assert len(errors) == status.failures
 
 
