@@ -157,6 +157,11 @@ class Feed:
         with self.lock:
             return self.reader.path_positions(shot)
 
+    def solute_positions(self, shot: int) -> NDArray[Any]:
+        """Return positions (n_frames, n_solute, 3) nm of the solute of a transition; waters are too many for a page."""
+        with self.lock:
+            return self.reader.path_frames(shot, solute=True)[0]
+
     def result(self, name: str) -> Mapping[str, Any] | None:
         """Return the result of an analysis, such as ``mechanism``; None when the run holds none."""
         return self.reader.result(name)

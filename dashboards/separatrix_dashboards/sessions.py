@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from separatrix.equilibration import EquilibrationProgress
 from separatrix.errors import ConfigError, RunLockedError, RunNotFoundError, SeparatrixError
 from separatrix.session import Session
 from separatrix.store import is_locked, lock_holder
@@ -75,6 +76,7 @@ class SessionPool:
         self._running: dict[Path, _Running] = {}
         self._problems: dict[Path, str] = {}
         self._closed = False
+        self._going_down = threading.Event()
         self._thread = threading.Thread(target=self._work, name="session pool", daemon=True)
         self._thread.start()
 
@@ -116,8 +118,20 @@ class SessionPool:
 
     # -- control ---------------------------------------------------------------------------------------------------
 
-    def create(self, path: Path | str, data: Mapping[str, Any], *, role: Role) -> None:
-        """Make a run; nothing is simulated yet. Builds the system and so takes a second or more: call it in a thread.
+    def create(
+        self,
+        path: Path | str,
+        data: Mapping[str, Any],
+        *,
+        role: Role,
+        report: Callable[[EquilibrationProgress], None] = lambda progress: None,
+    ) -> None:
+        """Make a run. It takes a second, and a minute where water is to be equilibrated: call it in a thread.
+
+        Parameters
+        ----------
+        data : the configuration
+        report : called some times a second while water is equilibrated
 
         Raises
         ------
@@ -127,7 +141,7 @@ class SessionPool:
             Whatever `Session.create` finds wrong; nothing is left behind then.
         """
         permit(role, "make runs")
-        Session.create(_key(path), data)
+        Session.create(_key(path), data, report=report, stop=self._going_down)
 
     def start(
         self,
@@ -237,6 +251,7 @@ class SessionPool:
         self.analyses.close()
         with self._changed:
             self._closed = True
+            self._going_down.set()
             self._changed.notify_all()
             for start in list(self._queue):
                 self._take_out(start)

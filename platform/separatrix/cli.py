@@ -82,7 +82,8 @@ def systems(as_json: JsonOption = False) -> None:
 
 @app.command()
 def new(run: RunPath, system: SystemOption = None, config: ConfigOption = None, sets: SetOption = None) -> None:
-    """Make a run; nothing is simulated yet."""
+    """Make a run; water is equilibrated, which takes a minute, and nothing else is simulated yet."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     session = _create(run, system, config, sets)
     print(f"created {run}: {session.config.system.kind}, states {', '.join(session.config.states)}")
     print(f"sample it: separatrix run {run}")
@@ -292,7 +293,11 @@ def _create(run: Path, system: str | None, config: Path | None, sets: list[str] 
         raise ConfigError(f"{run}: no run there; make one with --system NAME or --config FILE.toml")
     from separatrix.session import Session  # noqa: PLC0415
 
-    return Session.create(run, data, where=where)
+    try:
+        return Session.create(run, data, where=where)
+    except KeyboardInterrupt:
+        print(f"stopped; {run} was not made", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _check_same(session: Session, run: Path, system: str | None, config: Path | None, sets: list[str] | None) -> None:

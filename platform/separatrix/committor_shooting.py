@@ -54,10 +54,15 @@ def draw(reader: Reader, configurations: int, seed: int) -> Configurations:
         If there is no trained committor, or there are fewer frames.
     """
     shots, frames = reader.shots_with_frames()
-    rows = _candidates(frames, shots, configurations)
+    stored, reduced = are_transitions(shots["ends"]), False
+    if reader.config.sampling.stored_paths == "solute":
+        whole = [bool(is_path) and reader.has_whole_path(shot) for shot, is_path in enumerate(stored)]
+        stored, reduced = np.array(whole, dtype=bool), sum(whole) < stored.sum()
+    rows = _candidates(frames, shots, stored, configurations)
     if len(rows) < configurations:
+        where = "the paths that its chains stand on (of others it keeps the solute)" if reduced else "transition paths"
         raise AnalysisError(
-            f"{reader.folder}: expected {configurations} frames on transition paths to shoot from, found {len(rows)}; "
+            f"{reader.folder}: expected {configurations} frames on {where} to shoot from, found {len(rows)}; "
             f"ask for fewer with --configurations, or sample more with separatrix run {reader.folder}"
         )
     model = reader.trained_model()
@@ -79,7 +84,7 @@ def draw(reader: Reader, configurations: int, seed: int) -> Configurations:
     )
 
 
-def _candidates(frames: _Columns, shots: _Columns, wanted: int) -> IntArray:
+def _candidates(frames: _Columns, shots: _Columns, stored: NDArray[np.bool_], wanted: int) -> IntArray:
     """Return rows of frames that lie on stored paths between the states, none of them twice.
 
     The shooting point of a path is left out: it is a frame of the path before. So are paths that still descend from a
@@ -88,7 +93,6 @@ def _candidates(frames: _Columns, shots: _Columns, wanted: int) -> IntArray:
     shot, offset = frames["shot"], frames["offset"]
     place = offset + shots["shooting_frame"][shot]
     between = (place > 0) & (place < shots["n_frames"][shot] - 1) & (offset != 0)
-    stored = are_transitions(shots["ends"])
     settled = np.flatnonzero(between & (stored & ~shots["burn_in"])[shot])
     return settled if len(settled) >= wanted else np.flatnonzero(between & stored[shot])
 

@@ -63,6 +63,20 @@ class CatalogueSystem(_Dynamics):
 
     kind: str = _field(..., "", "Name in the catalogue.")
     solvent: str | None = _field(None, "", "Solvent model, for systems that offer a choice.")
+    pressure: float | None = _field(
+        None,
+        "bar",
+        "In explicit water: a Monte Carlo barostat keeps this pressure (NPT). Absent: the volume is constant (NVT), at "
+        "the density of water, which for barriers and rates comes to the same and is simpler.",
+    )
+    equilibration: float | None = _field(
+        None,
+        "ps",
+        "In explicit water: how long the water is equilibrated around each start when a run is made. Absent: as long "
+        "as the system needs.",
+        gt=0,
+        le=1e5,
+    )
 
 
 class FilesSystem(_Dynamics):
@@ -183,6 +197,12 @@ class SamplingConfig(_Section):
     max_frames: int = _field(5000, "frames", "Longest half-trajectory; a longer one makes the trial a rejection.", ge=2)
     chains: int = _field(2, "", "Independent Monte Carlo chains that share one committor model.", ge=1, le=10_000)
     steps: int = _field(1000, "trials", "Monte Carlo steps in total, summed over chains.", ge=0)
+    stored_paths: Literal["whole", "solute"] = _field(
+        "whole",
+        "",
+        "What is kept of a transition path on which no chain stands any more: all atoms, or the solute alone, which "
+        "takes a small part of the disk. Validation shoots from whole paths only.",
+    )
     selector: Literal["lorentzian", "gaussian", "uniform"] = _field(
         "lorentzian", "", "How shooting points are chosen from the committor; uniform is standard TPS."
     )

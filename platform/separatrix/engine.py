@@ -161,6 +161,14 @@ def serialize(system: openmm.System, topology: app.Topology, snapshot: Snapshot)
     return openmm.XmlSerializer.serialize(system), pdb_text(topology, snapshot.positions)
 
 
+def boxed_in(system: openmm.System, topology: app.Topology, snapshot: Snapshot) -> None:
+    """Give a system and its topology the box of a configuration, where new contexts and viewers begin."""
+    if snapshot.box is not None:
+        vectors = snapshot.box.astype(np.float64) * openmm.unit.nanometer
+        system.setDefaultPeriodicBoxVectors(*vectors)
+        topology.setPeriodicBoxVectors(vectors)
+
+
 def load_failures() -> tuple[str, ...]:
     """Return why platform plugins could not be loaded, one line each."""
     return tuple(str(failure).splitlines()[0] for failure in openmm.Platform.getPluginLoadFailures())
@@ -203,7 +211,7 @@ class Engine:
     config : temperature, integrator, friction and time step are taken from ``config.dynamics``
     platform : OpenMM platform name
     properties : platform properties, such as ``{"DeviceIndex": "0"}``
-    temperature : overrides the temperature of the configuration, K
+    temperature : overrides the temperature of the configuration, K; the volume is constant then, or water would boil
     restraints : restraints on collective variables, for steered runs
 
     Raises
@@ -230,6 +238,10 @@ class Engine:
             raise EngineError(f"expected an OpenMM System in system.xml, which cannot be read: {error}") from error
         _add_restraints(system, restraints)
         settings = config.dynamics
+        self._barostats = [force for force in system.getForces() if hasattr(force, "setDefaultPressure")]
+        if temperature is not None:
+            for barostat in self._barostats:
+                barostat.setFrequency(0)
         self.platform = platform
         index = (properties or {}).get("DeviceIndex")
         self.device = f"the {platform} platform" if index is None else f"{platform} device {index}"
@@ -273,7 +285,8 @@ class Engine:
         if self._reseeder is not None:
             self._reseeder.seed(openmm_seed)
         elif self.platform not in GPU_PLATFORMS or not self._seeded:
-            self._integrator.setRandomNumberSeed(openmm_seed)
+            for source in (self._integrator, *self._barostats):
+                source.setRandomNumberSeed(openmm_seed)
             self._context.reinitialize()
             self._placed = None
         self._seeded = True
@@ -348,7 +361,7 @@ class Engine:
     def _follow(self, measure: Measure, frames: Float32Array, boxes: list[Float32Array]) -> tuple[int, int]:
         """Do what `kernels.follow` does, on any platform; appends to ``boxes`` if there is a box."""
         for row, frame in enumerate(frames):
-            self._integrator.step(self.stride)
+            self.step(self.stride)
             box = self._read_frame()
             frame[:] = self._buffer
             if box is not None:
@@ -361,12 +374,19 @@ class Engine:
     @_tells_losses
     def advance(self, centres: NDArray[np.floating] | tuple[float, ...] = ()) -> Snapshot:
         """Integrate ``stride`` steps, restraints centred at ``centres`` (nm, rad), and return the frame."""
-        for i, centre in enumerate(centres):
-            self._context.setParameter(f"c{i}", float(centre))
+        self._centre(centres)
         self.step(self.stride)
-        box = self._read_frame()
-        self._check_finite()
-        return Snapshot(positions=self._buffer.astype(np.float32), box=None if box is None else box.astype(np.float32))
+        return self._frame()
+
+    def minimize(
+        self, snapshot: Snapshot, iterations: int, centres: NDArray[np.floating] | tuple[float, ...] = ()
+    ) -> Snapshot:
+        """Return a configuration downhill in energy, restraints as in `advance`, after at most so many iterations."""
+        self._centre(centres)
+        self.place(snapshot)
+        openmm.LocalEnergyMinimizer.minimize(self._context, maxIterations=iterations)
+        self._placed = None
+        return self._frame()
 
     @_tells_losses
     def set_velocities(self, velocities: FloatArray) -> None:
@@ -385,7 +405,10 @@ class Engine:
     def step(self, steps: int) -> None:
         """Integrate without looking: the raw speed everything else is measured against."""
         self._placed = None
-        self._integrator.step(steps)
+        try:
+            self._integrator.step(steps)
+        except openmm.OpenMMException as error:  # what looks up neighbours in a box meets coordinates that are none
+            raise EngineError(f"the integration blew up: {str(error).splitlines()[0]}") from error
 
     @_tells_losses
     def potential_energy(self, snapshot: Snapshot) -> float:
@@ -393,6 +416,15 @@ class Engine:
         self.place(snapshot)
         energy: float = self._context.getState(energy=True).getPotentialEnergy()._value
         return energy
+
+    def _centre(self, centres: NDArray[np.floating] | tuple[float, ...]) -> None:
+        for i, centre in enumerate(centres):
+            self._context.setParameter(f"c{i}", float(centre))
+
+    def _frame(self) -> Snapshot:
+        box = self._read_frame()
+        self._check_finite()
+        return Snapshot(positions=self._buffer.astype(np.float32), box=box)
 
     def _read_frame(self) -> Float32Array | None:
         # State.getPositions spends 40 us on units and attribute look-ups, a fifth of ten steps of a small molecule;
@@ -500,7 +532,7 @@ def platform_properties(
     precision : on a GPU platform
     """
     if platform == "CPU":
-        return {"Threads": str(threads)}
+        return {"Threads": str(threads), "DeterministicForces": "true"}
     if platform not in GPU_PLATFORMS:
         return {}
     return {"Precision": precision} | ({} if device is None else devices_of(platform)[device])
@@ -512,12 +544,12 @@ def _measure(
     try:
         engine = Engine(system_xml, config, platform, properties)
         engine.place(snapshot)
-        engine.step(10)
-        steps, chunk, start = 0, 10, time.perf_counter()
+        engine.step(1)  # prepares much that later steps find ready
+        steps, chunk, start = 0, 1, time.perf_counter()
         while (elapsed := time.perf_counter() - start) < seconds:
             engine.step(chunk)
             steps += chunk
-            chunk = min(chunk * 2, max(10, int(0.1 * seconds * steps / max(elapsed, 1e-3))))
+            chunk = min(chunk * 2, max(1, int(0.1 * seconds * steps / max(elapsed, 1e-3))))
         return PlatformSpeed(platform=platform, steps_per_second=steps / elapsed)
     except (EngineError, openmm.OpenMMException) as error:
         return PlatformSpeed(platform=platform, steps_per_second=0.0, error=str(error).splitlines()[0])

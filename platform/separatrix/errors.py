@@ -39,6 +39,10 @@ class ClusterError(SeparatrixError, RuntimeError):
     """A cluster cannot be used: no scheduler answers, other versions there, workers that do not see the run."""
 
 
+class EquilibrationStoppedError(SeparatrixError, RuntimeError):
+    """The making of a run was stopped while its water was equilibrated."""
+
+
 class SeedingError(SeparatrixError, RuntimeError):
     """No first transition path was found within the time allowed."""
 

@@ -31,6 +31,7 @@ from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
 from separatrix.shooting import WorkerSpec, result_of, shoot
 from separatrix.store import Store
+from separatrix.stored_paths import StoredPaths
 from separatrix.trainer import training_due
 from separatrix.workers import start_shooters, threads_each, worker_specs
 
@@ -125,6 +126,7 @@ class Loop:
         self._resources = resources
         self._flights: dict[Future[Any], _Flight] = {}
         self._ended: SimpleQueue[Future[Any]] = SimpleQueue()  # asking each of a thousand futures would take longer
+        self._stored_paths: StoredPaths | None = None
         self._lesson: Future[Lesson] | None = None
         self._last_lesson_shots = 0
         self._executors: list[Executor] = []
@@ -176,6 +178,7 @@ class Loop:
             self._prepare_workers(observables)
         chains = restore_chains(store, observables, config.sampling.chains)
         self._sampler = Sampler(config.sampling, chains, model, density)
+        self._stored_paths = StoredPaths(store, config, observables, (chain.path.shot for chain in chains))
         self._update(message="")
         if self._recruits is not None:
             self._await_recruits(self._recruits)
@@ -311,6 +314,9 @@ class Loop:
             n_atoms = len(flight.task.snapshot.positions)
             outcome = replace(outcome, positions=self._store.frames_of(shot, outcome.n_frames, n_atoms))
         verdict = self._sampler.tell(outcome, shot)
+        left = parent if verdict.accepted else shot
+        if outcome.trajectory is not None and left >= 0 and self._stored_paths is not None:
+            self._stored_paths.leave(left)
         row = shot_row(flight.task, parent, verdict, flight.retries, outcome, len(self._config.states))
         self._store.append(row, outcome.features, outcome.cvs, outcome.kept - outcome.shooting_frame)
         self._count(row)
@@ -463,6 +469,8 @@ class Loop:
                 "message": status.message,
             }
         )
+        if self._stored_paths is not None:
+            self._stored_paths.reduce()
         self._last_commit = time.monotonic()
 
     def _seconds(self) -> float:

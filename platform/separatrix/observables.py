@@ -60,6 +60,7 @@ class TableObservables:
     """
 
     n_atoms = 0
+    solute = np.zeros(0, dtype=np.intp)
 
     def __init__(self, config: RunConfig) -> None:
         names = tuple(config.descriptors.columns)
@@ -95,6 +96,8 @@ class Observables:
 
     def __init__(self, config: RunConfig, atoms: Atoms, device: str = "cpu") -> None:
         self.n_atoms = n_atoms = len(atoms.names)
+        solute = set(atoms.solute)
+        self.solute = np.array(sorted(solute), dtype=np.intp)
         self._own_starts = config.system.kind == "potential"
         self._own_path = config.seeding.trajectory is not None
         if not config.collective_variables:
@@ -113,7 +116,7 @@ class Observables:
             ],
             internal_coordinates=config.descriptors.internal_coordinates,
             cvs=self.definitions,
-            bonds=atoms.bonds,
+            bonds=[bond for bond in atoms.bonds if set(bond) <= solute],
             atom_names=atoms.names,
             n_atoms=n_atoms,
             symmetry_functions=SymmetryFunctions(solvent, atoms, device) if solvent else None,

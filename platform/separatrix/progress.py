@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from separatrix.config import RunConfig
+from separatrix.equilibration import EquilibrationProgress
 from separatrix.estimates import perfect_yield
 from separatrix.records import RunState, ShootingProgress, Status
 
@@ -211,6 +212,32 @@ class SearchDisplay(WorkDisplay["Progress"]):
         return search_in_words(progress, self._ended(progress))
 
 
+class EquilibrationDisplay(WorkDisplay[EquilibrationProgress]):
+    """Shows an equilibration of water from its first report on, so nothing where there is none."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(threading.Event(), console)
+
+    def __enter__(self) -> Self:
+        """Draw nothing yet."""
+        return self
+
+    def report(self, progress: EquilibrationProgress) -> None:
+        """Take in how far the work is, and draw it."""
+        super().report(progress)
+        if self._console.is_terminal:
+            self._live.start(refresh=True)
+
+    def _activity(self) -> str:
+        return "preparing" if self._progress is None else self._progress.activity
+
+    def _share(self, progress: EquilibrationProgress) -> float:
+        return progress.done / progress.total
+
+    def _words(self, progress: EquilibrationProgress) -> str:
+        return equilibration_in_words(progress)
+
+
 class ShootingDisplay(WorkDisplay[ShootingProgress]):
     """Shows committor shooting."""
 
@@ -240,6 +267,14 @@ def search_in_words(progress: Progress, ended: bool = False) -> str:
     parts.append(clock(progress.seconds))
     if progress.share > 0.0 and not ended:
         parts.append(f"{clock(progress.seconds * (1.0 - progress.share) / progress.share)} left")
+    return ", ".join(parts)
+
+
+def equilibration_in_words(progress: EquilibrationProgress) -> str:
+    """Return how much of an equilibration is done, and its times."""
+    parts = [f"{progress.done:.1f} of {progress.total:.1f} ps", clock(progress.seconds)]
+    if progress.done > 0.0:
+        parts.append(f"{clock(progress.seconds * (progress.total - progress.done) / progress.done)} left")
     return ", ".join(parts)
 
 

@@ -20,7 +20,7 @@ from separatrix.engine import read_atoms
 from separatrix.errors import AnalysisError, ConfigError, StoreError
 from separatrix.estimates import clopper_pearson, transition_yield, transitions_by_pair
 from separatrix.observables import Observables, TableObservables
-from separatrix.records import Atoms, FloatArray, Reason, RunState, Status
+from separatrix.records import Atoms, FloatArray, IntArray, Reason, RunState, Status
 from separatrix.rows import are_transitions, outcome_counts, restore_status
 from separatrix.store import (
     GrowingTable,
@@ -32,6 +32,7 @@ from separatrix.store import (
     shot_dimensions,
 )
 from separatrix.training_data import TrainingData, build_training_data
+from separatrix.trajectory import imaged, molecules_of
 
 _MOST_SHOWN: Final = 30
 """Names in one message."""
@@ -64,7 +65,9 @@ class Reader:
         if self.config.table is not None:
             self.observables = TableObservables(self.config)
         else:
-            self.observables = Observables(self.config, _read_atoms(self.folder / "system" / "topology.pdb"))
+            atoms = _read_atoms(self.folder / "system" / "topology.pdb")
+            self.observables = Observables(self.config, atoms)
+            self._molecules = molecules_of(atoms)
         self._check_config(where)
         self._tables = {"shots": GrowingTable(self._store.shots), "frames": GrowingTable(self._store.frames)}
         self._models: dict[int, Committor] = {}
@@ -211,13 +214,54 @@ class Reader:
         return self._store.model_report(version)
 
     def path_positions(self, shot: int) -> tuple[FloatArray, FloatArray | None]:
-        """Return positions (n_frames, n_atoms, 3) nm and box (n_frames, 3, 3) nm or None of a transition."""
+        """Return positions (n_frames, n_atoms, 3) nm and box (n_frames, 3, 3) nm or None of a transition.
+
+        They are as they were simulated, with molecules wherever they went; of a reduced path they are the solute's.
+        """
         self._store.refresh()
         return self._store.trajectory(shot)
 
+    def path_frames(self, shot: int, *, solute: bool = False) -> tuple[FloatArray, FloatArray | None]:
+        """Return a transition as one wants to look at it: the solute in the middle of the box, its molecules together.
+
+        Parameters
+        ----------
+        solute : leave the other atoms out
+
+        Returns
+        -------
+        positions : (n_frames, n_atoms, 3), nm; of a reduced path those of the solute alone
+        box : (n_frames, 3, 3), nm, or None
+        """
+        positions, box = self.path_positions(shot)
+        if solute and positions.shape[1] > len(self.solute):
+            positions = positions[:, self.solute]
+        return self._centred(positions, box), box
+
+    def _centred(self, positions: FloatArray, box: FloatArray | None) -> FloatArray:
+        solute, molecules = self.solute, self._molecules
+        if positions.shape[1] < len(molecules):
+            solute, molecules = np.arange(len(solute)), molecules[solute]
+        return imaged(positions, box, molecules, solute)
+
+    @property
+    def solute(self) -> IntArray:
+        """Indices of the atoms that are no solvent: neither waters nor, beside other molecules, salt."""
+        return self.observables.solute
+
+    def has_whole_path(self, shot: int) -> bool:
+        """Return whether all atoms of the path of a shot are stored, not the solute alone."""
+        return self._store.is_whole(shot)
+
     def path_trajectory(self, positions: FloatArray, box: FloatArray | None) -> mdtraj.Trajectory:
-        """Return positions as an MDTraj trajectory with this run's topology and time axis (ps)."""
+        """Return positions, of all atoms or of the solute, as an MDTraj trajectory with topology and time axis (ps).
+
+        In a periodic box the solute is in its middle, its molecules together, and the others are around it.
+        """
         topology = mdtraj.load_topology(str(self.folder / "system" / "topology.pdb"))
+        if positions.shape[1] < topology.n_atoms:
+            topology = topology.subset(self.solute)
+        positions = self._centred(positions, box)
         spacing = self.config.sampling.stride * self.config.dynamics.timestep / 1000.0
         trajectory = mdtraj.Trajectory(positions, topology, time=np.arange(len(positions)) * spacing)
         if box is not None:
@@ -226,6 +270,9 @@ class Reader:
 
     def path(self, shot: int) -> mdtraj.Trajectory:
         """Return the path of a shot, from the lower-indexed to the higher-indexed state.
+
+        In a periodic box the solute is in its middle, its molecules together, and the others are around it. Of a
+        reduced path (``sampling.stored_paths = "solute"``) there is the solute alone.
 
         Raises
         ------

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from separatrix.solvent import are_solvent
+
 Float32Array = NDArray[np.float32]
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
@@ -345,6 +347,17 @@ class Atoms:
     def n_atoms(self) -> int:
         """Number of atoms."""
         return len(self.names)
+
+    @property
+    def solute(self) -> tuple[int, ...]:
+        """Indices of the atoms that are no solvent; all of them where there is none."""
+        numbers = sorted(set(self.residues))
+        residues: dict[int, list[str]] = {number: [] for number in numbers}
+        names = dict(zip(self.residues, self.residue_names, strict=True))
+        for number, element in zip(self.residues, self.elements, strict=True):
+            residues[number].append(element)
+        hidden = dict(zip(numbers, are_solvent([(names[n], residues[n]) for n in numbers]), strict=True))
+        return tuple(atom for atom, number in enumerate(self.residues) if not hidden[number])
 
 
 class RunState(StrEnum):

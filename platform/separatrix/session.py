@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -12,17 +12,18 @@ from typing import Any, Self
 from separatrix.analyst import Analyst
 from separatrix.config import NOTHING_MOVES, RunConfig, anchored, read_toml
 from separatrix.engine import atoms_of, serialize
+from separatrix.equilibration import EquilibrationProgress, equilibrate
 from separatrix.errors import ConfigError, SeparatrixError
 from separatrix.insight import gain_insight, insights
 from separatrix.loop import Control, Loop
 from separatrix.mechanism import GENERATIONS, Mechanism, explain
 from separatrix.observables import Observables
 from separatrix.preparing import check_resources, own_seed_paths, write_seed_paths
-from separatrix.progress import ProgressDisplay, SearchDisplay, ShootingDisplay
+from separatrix.progress import EquilibrationDisplay, ProgressDisplay, SearchDisplay, ShootingDisplay
 from separatrix.reader import Reader
 from separatrix.records import Status
 from separatrix.resources import Resources
-from separatrix.store import Store
+from separatrix.store import Store, require_nothing_at
 from separatrix.systems import build_system, resolve
 from separatrix.validation import CONFIGURATIONS, SHOTS, Validation, validate
 
@@ -57,30 +58,45 @@ class Session:
 
     @classmethod
     def create(
-        cls, path: Path | str, config: RunConfig | Mapping[str, Any] | Path | str, *, where: str = "configuration"
+        cls,
+        path: Path | str,
+        config: RunConfig | Mapping[str, Any] | Path | str,
+        *,
+        where: str = "configuration",
+        report: Callable[[EquilibrationProgress], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> Self:
-        """Make a new run; nothing is simulated yet.
+        """Make a new run; nothing is simulated yet, but that water is equilibrated, which takes about a minute.
 
         Parameters
         ----------
         path : folder that does not exist yet, or is empty
         config : a configuration, plain data, or the path of a TOML file
         where : what to call plain data in error messages
+        report : called some times a second while water is equilibrated; without it, a progress display is shown
+        stop : set when that is to end early
 
         Raises
         ------
         ConfigError
             If the configuration is wrong; nothing is written then.
+        EquilibrationStoppedError
+            If ``stop`` was set in time; nothing is written then.
         SeedingError
             If it names a trajectory that gives no first path; nothing is written then.
         RunExistsError
             If there is something at this path.
         """
         resolved = cls.resolve(config, where=where)
+        path = Path(path).absolute()
+        require_nothing_at(path)
         system = build_system(resolved)
         observables = Observables(resolved, atoms_of(system.topology))
         observables.check_starts(system.starts)
         seed_paths = own_seed_paths(resolved, system, observables)
+        if not seed_paths:
+            with EquilibrationDisplay() as display:
+                system = equilibrate(system, resolved, report=report or display.report, stop=stop)
         system_xml, topology_pdb = serialize(system.openmm_system, system.topology, next(iter(system.starts.values())))
         store = Store.create(
             path,

@@ -10,9 +10,12 @@ from typing import Any, Final
 
 import mdtraj
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from separatrix.errors import ExportError, SeedingError
-from separatrix.records import Float32Array, FloatArray
+from separatrix.records import Atoms, Float32Array, FloatArray, IntArray
 
 
 def read_trajectory(file: Path, topology: Any, *, where: str) -> tuple[Float32Array, Float32Array | None]:
@@ -46,6 +49,8 @@ def read_trajectory(file: Path, topology: Any, *, where: str) -> tuple[Float32Ar
         frame = int(np.flatnonzero(~np.isfinite(trajectory.xyz).all(axis=(1, 2)))[0])
         raise SeedingError(f"{where}: {file}: expected finite coordinates, found others in frame {frame}")
     box = trajectory.unitcell_vectors
+    if box is not None and trajectory.topology.n_bonds:  # in files molecules may be cut at the border of the box
+        trajectory.make_molecules_whole(inplace=True)
     return trajectory.xyz, None if box is None else np.asarray(box, dtype=np.float32)
 
 
@@ -68,11 +73,74 @@ def _other_atoms(expected: int, found: str) -> str:
     )
 
 
+_FRAMES_AT_ONCE: Final = 256
+
+
+def molecules_of(atoms: Atoms) -> IntArray:
+    """Return for each atom the number of its molecule, (n_atoms,)."""
+    n_atoms = len(atoms.names)
+    first, second = np.array(atoms.bonds, dtype=np.intp).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(n_atoms, n_atoms))
+    numbers: IntArray = connected_components(graph, directed=False)[1]
+    return numbers
+
+
+def imaged(positions: FloatArray, box: FloatArray | None, molecules: IntArray, solute: IntArray) -> FloatArray:
+    """Return positions with the solute in the middle of the box, its molecules together, the others around it.
+
+    Whole molecules are shifted by whole box vectors, and then all by one vector, frame by frame.
+
+    Parameters
+    ----------
+    positions : (n_frames, n_atoms, 3), nm; molecules are whole, as they are simulated
+    box : (n_frames, 3, 3), nm, reduced box vectors; None without periodic boundaries, where nothing is changed
+    molecules : (n_atoms,) number of the molecule of each atom
+    solute : indices of its atoms
+    """
+    if box is None:
+        return positions
+    result = np.array(positions, dtype=np.float32)
+    _, molecules = np.unique(molecules, return_inverse=True)
+    counts = np.bincount(molecules)[:, None]
+    order = np.argsort(molecules, kind="stable")
+    starts = np.searchsorted(molecules[order], np.arange(len(counts)))
+    inside = np.unique(molecules[solute])
+    for begin in range(0, len(result), _FRAMES_AT_ONCE):
+        frames, vectors = result[begin : begin + _FRAMES_AT_ONCE], box[begin : begin + _FRAMES_AT_ONCE].astype(float)
+        centres = np.add.reduceat(frames[:, order].astype(float), starts, axis=1) / counts
+        moved = centres.copy()
+        moved[:, inside] = centres[:, inside[:1]] + _nearest(centres[:, inside] - centres[:, inside[:1]], vectors)
+        middle = moved[:, inside].mean(axis=1, keepdims=True)
+        others = np.setdiff1d(np.arange(len(counts)), inside)
+        moved[:, others] = middle + _nearest(centres[:, others] - middle, vectors)
+        moved += 0.5 * vectors.sum(axis=1, keepdims=True) - middle
+        frames += (moved - centres)[:, molecules].astype(np.float32)
+    return result
+
+
+def _nearest(displacements: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return displacements (n_frames, n, 3) folded along c, b and a in turn; vectors are (n_frames, 3, 3)."""
+    for axis in (2, 1, 0):
+        vector = vectors[:, None, axis]
+        displacements = (
+            displacements - np.round(displacements[..., axis : axis + 1] / vector[..., axis : axis + 1]) * vector
+        )
+    return displacements
+
+
 PATH_ENDINGS: Final = (".xtc", ".dcd", ".h5")
 """Formats that are written."""
 
 _ANGSTROM: Final = 10.0
 """Per nm; DCD counts in it."""
+
+
+def write_topology(file: Path, topology_pdb: Path, atoms: IntArray | None) -> None:
+    """Write the topology of a run, or of some of its atoms, as PDB."""
+    if atoms is None:
+        file.write_bytes(topology_pdb.read_bytes())
+    else:
+        mdtraj.load(str(topology_pdb)).atom_slice(atoms).save_pdb(str(file))
 
 
 def write_frames(

@@ -92,7 +92,7 @@ def test_units_limits_and_choices_come_from_the_schema():
     assert specs["system", "temperature"].unit == "K"
     assert specs["committor", "members"].limits == "1 to 64"
     assert specs["sampling", "selector"].options == ("lorentzian", "gaussian", "uniform")
-    assert form_of().fields["system", "solvent"].spec.options == ("vacuum", "obc2")
+    assert form_of().fields["system", "solvent"].spec.options == ("vacuum", "obc2", "tip3p")
     widget = form_of().fields["system", "temperature"].widget
     assert '"K"' in str(widget.sx)
 

@@ -227,7 +227,10 @@ class ConfigForm:
 
     def _keys(self, heading: str) -> list[Key]:
         tables = _SECTIONS[heading]
-        hidden = set() if self._solvents or is_own(self.kind) else {("system", "solvent")}
+        entry = KINDS[self.kind]
+        shown = {"pressure": bool(entry.boxed), "equilibration": bool(entry.boxed)}
+        shown["solvent"] = bool(entry.solvents) or is_own(self.kind)
+        hidden = {("system", name) for name, is_shown in shown.items() if not is_shown}
         return [key for key in self.fields if key[0] in tables and key not in hidden]
 
     def _card(self, heading: str) -> pmui.Card:

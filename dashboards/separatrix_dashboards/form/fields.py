@@ -27,6 +27,9 @@ _WORDS: Final = {
     "all": "All",
     "vacuum": "Vacuum",
     "obc2": "Implicit water (OBC2)",
+    "tip3p": "Explicit water (TIP3P)",
+    "whole": "Whole",
+    "solute": "Solute alone",
 }
 _AUTOMATIC: Final = "Automatic"
 _HEIGHT: Final = "37px"

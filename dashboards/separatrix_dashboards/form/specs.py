@@ -31,6 +31,7 @@ _LABELS: Final = {
     "sampling.max_frames": "Longest half-trajectory",
     "sampling.density_correction": "Density correction",
     "sampling.seed": "Random seed",
+    "sampling.stored_paths": "Kept of paths left behind",
     "committor.members": "Networks in the ensemble",
     "committor.window": "Efficiency window",
     "committor.held_out": "Held-out fraction",

@@ -14,7 +14,9 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
+from separatrix.equilibration import EquilibrationProgress
 from separatrix.errors import ConfigError, RunExistsError, SeparatrixError
+from separatrix.progress import equilibration_in_words
 from separatrix.systems import CATALOGUE
 from separatrix_dashboards.access import PermissionDeniedError, Role
 from separatrix_dashboards.form import ConfigForm, check, plain_error
@@ -55,6 +57,7 @@ A = "(x+1)^2 + (y+1)^2 < 0.0625"
 B = "(x-1)^2 + (y-1)^2 < 0.0625"
 """
 _AUTOMATIC: Final = "automatic"
+_TELL_SECONDS: Final = 0.5
 
 
 def new_page(workspace: Workspace, role: Role) -> pmui.Page:
@@ -96,6 +99,7 @@ class NewSession:
         self._forms: dict[str, ConfigForm] = {}
         self.form = self._form_of(_FIRST)
         self._suggested = ""
+        self._progress: EquilibrationProgress | None = None
         self.system = Choice(label="system", options=_options(), value=_FIRST, sizing_mode="stretch_width", margin=0)
         self._own = self._make_own()
         self._place = pn.Column(sizing_mode="stretch_width", margin=0)
@@ -247,7 +251,8 @@ class NewSession:
             if action == "check":
                 await asyncio.to_thread(check, data)
             else:
-                await asyncio.to_thread(self._make, name, data, workers, role, start=action == "start")
+                make = partial(self._make, name, data, workers, role, start=action == "start")
+                await self._watched(asyncio.create_task(asyncio.to_thread(make)))
         except (PermissionDeniedError, RunExistsError) as error:
             self._say(str(error), wrong=True)
         except SeparatrixError as error:
@@ -259,6 +264,16 @@ class NewSession:
                 self._redirect.address = run_address(name)
         finally:
             self._set_busy("")
+
+    async def _watched(self, making: asyncio.Task[None]) -> None:
+        """Wait until a run is made, and say meanwhile how far its water is."""
+        while not (await asyncio.wait([making], timeout=_TELL_SECONDS))[0]:
+            if (progress := self._progress) is not None:
+                self._say(f"{progress.activity.capitalize()}: {equilibration_in_words(progress)}")
+        making.result()
+
+    def _take_progress(self, progress: EquilibrationProgress) -> None:
+        self._progress = progress
 
     def _ready(self, form: ConfigForm, action: str) -> bool:
         """Return whether everything that was typed can be meant; say what cannot."""
@@ -272,12 +287,13 @@ class NewSession:
 
     def _make(self, name: str, data: Mapping[str, Any], workers: int | None, role: Role, *, start: bool) -> None:
         path = self._workspace.folder / name
-        self._workspace.pool.create(path, data, role=role)
+        self._workspace.pool.create(path, data, role=role, report=self._take_progress)
         if start:
             self._workspace.pool.start(path, workers=workers, role=role)
         self._workspace.hub.refresh()
 
     def _set_busy(self, doing: str) -> None:
+        self._progress = None
         for button in (self.start, self.create, self.check):
             button.disabled = bool(doing)
         self._busy.visible = bool(doing)

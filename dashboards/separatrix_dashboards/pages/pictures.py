@@ -21,7 +21,7 @@ from separatrix.engine import atoms_of
 from separatrix.errors import SeparatrixError
 from separatrix.estimates import landscape_energy
 from separatrix.expressions import compile_expression
-from separatrix.systems import build_system, resolve
+from separatrix.systems import build_sketch, resolve
 from separatrix.systems.base import System
 from separatrix.units import thermal_energy
 from separatrix_dashboards.theme import BLUE, GREY, ORANGE, STATE_COLOURS, YELLOW
@@ -35,9 +35,19 @@ _DEPTHS: Final = (1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0)
 """A landscape is filled up to these energies above its minimum, in kT."""
 _MESH: Final = (97, 55)
 
-_ELEMENTS: Final = {"C": "#77808c", "N": BLUE, "O": ORANGE, "H": "#c3c9d1", "S": YELLOW}
-_RADII: Final = {"H": 0.62}
+_ELEMENTS: Final = {
+    "C": "#77808c",
+    "N": BLUE,
+    "O": ORANGE,
+    "H": "#c3c9d1",
+    "S": YELLOW,
+    "Li": "#9a6fb8",
+    "Cl": "#4f9d69",
+}
+_RADII: Final = {"H": 0.62, "Cl": 1.8}
 _MOST_ATOMS: Final = 400
+_MOST_SCALE: Final = 400.0
+"""Length of 1 nm: two ions alone stand no further apart."""
 _TILTS: Final = tuple(range(-48, 49, 8))
 
 
@@ -61,7 +71,7 @@ def catalogue_picture(kind: str) -> str:
 def _picture(wanted: str) -> str:
     config = RunConfig.from_data(json.loads(wanted))
     try:
-        system = build_system(config)
+        system = build_sketch(config)
         if system.landscape is not None:
             return _svg(_landscape(config, system, system.landscape), system.description)
         if system.topology.getNumAtoms() <= _MOST_ATOMS:
@@ -192,11 +202,11 @@ def _flattened(positions: NDArray[Any]) -> tuple[NDArray[Any], float]:
     Seen nearly along the thinnest direction, tilted so that atoms hide each other as little as can be.
     """
     centred = positions - positions.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    _, _, axes = np.linalg.svd(centred, full_matrices=len(positions) < 3)
     tilts = (Rotation.from_euler("xy", angles, degrees=True).as_matrix() for angles in product(_TILTS, _TILTS))
     turned = max((centred @ axes.T @ tilt for tilt in tilts), key=_openness)
     low, high = turned.min(axis=0), turned.max(axis=0)
-    scale = float(min((WIDTH - 44) / (high[0] - low[0] + 1e-9), (HEIGHT - 44) / (high[1] - low[1] + 1e-9)))
+    scale = float(min(_MOST_SCALE, (WIDTH - 44) / (high[0] - low[0] + 1e-9), (HEIGHT - 44) / (high[1] - low[1] + 1e-9)))
     turned -= (low + high) / 2
     return turned * scale + np.array([WIDTH / 2, HEIGHT / 2, 0.0]), scale
 

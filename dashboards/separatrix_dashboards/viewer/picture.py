@@ -11,15 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.errors import SeparatrixError
+from separatrix.solvent import are_solvent
 
 CARTOON, STICKS, ATOM, PARTICLE = "c", "s", "a", "p"
 """How an atom is drawn: part of a polymer, of a small molecule, an atom by itself, a particle of a landscape."""
-
-WATERS = frozenset(
-    {"HOH", "WAT", "H2O", "DOD", "SOL", "TIP", "TIP2", "TIP3", "TIP4", "TIP5", "TP3", "T3P", "T4P", "SPC"}
-)
-SALT = frozenset({"LI", "NA", "K", "RB", "CS", "F", "CL", "BR", "I"})
-"""Elements of ions that are there for the solution's sake; metals of higher charge mostly belong to the molecule."""
 
 POLYMER_RESIDUES = 10
 """From so many residues on a chain is drawn as a cartoon."""
@@ -86,14 +81,12 @@ def read_picture(pdb: str) -> Picture:
     ViewerError
         If it holds no atoms.
     """
-    residues = [tuple(group) for _, group in groupby(_atoms(pdb), key=lambda atom: (atom.place, atom.residue))]
+    residues = _residues(pdb)
     if not residues:
         raise ViewerError(
             "expected a PDB topology with ATOM or HETATM lines, found none; pass the text, not a file name"
         )
-    waters = {residue for residue in residues if residue[0].residue in WATERS}
-    salt = {residue for residue in residues if len(residue) == 1 and residue[0].element.upper() in SALT}
-    solvent = next(hidden for hidden in (waters | salt, waters, set()) if len(hidden) < len(residues))
+    solvent = _solvent(residues)
     polymers = _polymers(residues)
     solute = [
         (atom, kind)
@@ -113,6 +106,24 @@ def read_picture(pdb: str) -> Picture:
         solvent=_indices(atom.index for atom in around),
         solvent_topology=_text(around, ()),
     )
+
+
+def solute_alone(pdb: str) -> tuple[str, int]:
+    """Return PDB text without the atoms of waters and salt, and how many these are."""
+    residues = _residues(pdb)
+    solvent = _solvent(residues)
+    kept = [atom for residue in residues if residue not in solvent for atom in residue]
+    n_hidden = sum(map(len, solvent))
+    return (_text(kept, _others(pdb)) if n_hidden else pdb), n_hidden
+
+
+def _residues(pdb: str) -> list[tuple[_Atom, ...]]:
+    return [tuple(group) for _, group in groupby(_atoms(pdb), key=lambda atom: (atom.place, atom.residue))]
+
+
+def _solvent(residues: Sequence[tuple[_Atom, ...]]) -> set[tuple[_Atom, ...]]:
+    hidden = are_solvent([(residue[0].residue, [atom.element for atom in residue]) for residue in residues])
+    return {residue for residue, is_hidden in zip(residues, hidden, strict=True) if is_hidden}
 
 
 def _atoms(pdb: str) -> Iterator[_Atom]:

@@ -13,7 +13,7 @@ from separatrix.collective_variables import parse_definition
 from separatrix.errors import SeparatrixError
 from separatrix.estimates import Grid, landscape_committors, landscape_energy, landscape_window
 from separatrix.observables import Observables
-from separatrix.systems import build_system
+from separatrix.systems import build_sketch
 from separatrix.units import thermal_energy
 from separatrix_dashboards.feeds import Feed
 
@@ -64,7 +64,7 @@ def _landscape(feed: Feed) -> Landscape | None:
         return None
     config = feed.snapshot.config
     try:
-        system = build_system(config)
+        system = build_sketch(config)
     except SeparatrixError:  # it runs elsewhere, and can be looked at without
         return None
     if system.landscape is None:

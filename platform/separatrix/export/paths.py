@@ -12,7 +12,7 @@ from separatrix.export.files import check_ending, whole
 from separatrix.reader import Reader
 from separatrix.rows import are_transitions
 from separatrix.tables import write_table
-from separatrix.trajectory import PATH_ENDINGS, write_frames
+from separatrix.trajectory import PATH_ENDINGS, write_frames, write_topology
 
 
 def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Path, Path, int]:
@@ -20,7 +20,8 @@ def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Pat
 
     Beside the trajectory come ``.pdb``, its topology, and ``.csv``: for every path its shot, chain, weight (how often
     its chain stood on it), first frame and number of frames, and of more than two states which ones it connects. Frames
-    are counted from 0; their times go on from path to path, by the time between saved frames.
+    are counted from 0; their times go on from path to path, by the time between saved frames. In a periodic
+    box the solute is in the middle; where a run keeps the solute of some paths alone, the solute of all is written.
 
     Parameters
     ----------
@@ -48,12 +49,13 @@ def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Pat
             f"sample more with separatrix run {reader.folder}"
         )
     topology, table = file.with_suffix(".pdb"), file.with_suffix(".csv")
-    source = reader.folder / "system" / "topology.pdb"
     spacing = reader.config.sampling.stride * reader.config.dynamics.timestep / 1000.0
     with whole(file, topology, table, force=force) as folder:
-        paths = (reader.path_positions(int(row)) for row in rows)
-        lengths = np.array(write_frames(folder / file.name, source, paths, spacing=spacing))
-        (folder / topology.name).write_bytes(source.read_bytes())
+        reduced = not all(reader.has_whole_path(int(row)) for row in rows)
+        source = reader.folder / "system" / "topology.pdb"
+        write_topology(folder / topology.name, source, reader.solute if reduced else None)
+        paths = (reader.path_frames(int(row), solute=reduced) for row in rows)
+        lengths = np.array(write_frames(folder / file.name, folder / topology.name, paths, spacing=spacing))
         columns = {
             "shot": rows,
             "chain": shots["chain"][rows],

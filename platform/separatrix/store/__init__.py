@@ -6,7 +6,7 @@ from separatrix.store.growth import GrowingTable
 from separatrix.store.layout import SHOT_COLUMNS, Committed, shot_columns, shot_dimensions
 from separatrix.store.lock import is_locked, lock_holder
 from separatrix.store.results import RESULTS, read_result, write_result
-from separatrix.store.run import Store, write_trajectory
+from separatrix.store.run import Store, require_nothing_at, write_trajectory
 from separatrix.store.validations import OUTCOME_COLUMNS, StoredValidation, Validations
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "is_locked",
     "lock_holder",
     "read_result",
+    "require_nothing_at",
     "shot_columns",
     "shot_dimensions",
     "write_result",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from separatrix.errors import RunNotFoundError, StoreError
-from separatrix.records import Float32Array, Reason, Snapshot
+from separatrix.records import Float32Array, IntArray, Reason, Snapshot
 from separatrix.store.arrays import RESTORE, Json, create_column, create_group, read_group, read_json, write_array
 
 FORMAT: Final = 1
@@ -119,9 +120,39 @@ def write_path(folder: Path, positions: Float32Array, box: Float32Array | None, 
 
 
 def read_path(folder: Path) -> tuple[Float32Array, Float32Array | None]:
-    """Return positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, of a group."""
-    arrays, _ = read_group(folder)
-    return arrays["positions"], arrays.get("box")
+    """Return positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, of a group.
+
+    Of a reduced path the atoms are those of the solute alone.
+    """
+    try:
+        arrays, _ = read_group(folder)
+    except StoreError:
+        arrays, _ = read_group(folder)  # it was being reduced
+    return arrays["positions" if "positions" in arrays else "solute"], arrays.get("box")
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a path holds all atoms."""
+    return (folder / "positions").is_dir()
+
+
+def reduce_path(folder: Path, solute: IntArray, scratch: Path) -> None:
+    """Keep the solute of a whole path alone; a kill at any moment leaves one of the two, or both.
+
+    Parameters
+    ----------
+    folder : of the path
+    solute : indices of the atoms to keep
+    scratch : folder on the same disk that is not there yet, for what comes and goes
+    """
+    positions, _ = read_path(folder)
+    scratch.mkdir()
+    write_array(scratch / "solute", positions[:, solute], ("frame", "atom", "axis"), {"units": "nm"})
+    if (folder / "solute").is_dir():  # from a process killed between the two steps
+        shutil.rmtree(folder / "solute")
+    (scratch / "solute").rename(folder / "solute")
+    (folder / "positions").rename(scratch / "positions")
+    shutil.rmtree(scratch)
 
 
 def write_starts(folder: Path, starts: Mapping[str, Snapshot]) -> None:

@@ -6,7 +6,8 @@
     RUN/pending/                                 written, but not yet part of the run
     RUN/run.zarr/shots/<column>                  one row per shot, in the order of commits: the row is its number
     RUN/run.zarr/frames/<column>                 packed frames of all shots
-    RUN/run.zarr/trajectories/<shot>/{positions,box}  RUN/run.zarr/seeds/<chain>/{positions,box}
+    RUN/run.zarr/trajectories/<shot>/{positions,box}  (reduced to the solute, where that is wished: {solute,box})
+    RUN/run.zarr/seeds/<chain>/{positions,box}
     RUN/run.zarr/starts/{positions,box}          configurations to look for a first path from, named in the attributes
     RUN/run.zarr/models/<version>/weights        with the report as attributes and further arrays
     RUN/run.zarr/validations/<number>/           committor shooting, see `separatrix.store.validations`
@@ -53,12 +54,14 @@ from separatrix.store.layout import (
     FRAME_COLUMNS,
     Committed,
     create_arrays,
+    is_whole,
     numbers,
     read_committed,
     read_path,
     read_root,
     read_starts,
     read_states,
+    reduce_path,
     shot_columns,
     shot_shape,
     write_path,
@@ -92,6 +95,18 @@ def write_trajectory(run: Path, name: str, positions: Float32Array, box: Float32
     with disk_errors(run), _whole(run / relative):
         write_path(run / relative, positions, box)
     return relative
+
+
+def require_nothing_at(path: Path) -> None:
+    """Refuse a place where something is already.
+
+    Raises
+    ------
+    RunExistsError
+        There is a file, or a folder that is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunExistsError(f"expected nothing at {path} yet, found a file or a folder that is not empty")
 
 
 @contextmanager
@@ -157,8 +172,7 @@ class Store:
             The disk is full or cannot be written.
         """
         path = Path(path).absolute()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunExistsError(f"expected nothing at {path} yet, found a file or a folder that is not empty")
+        require_nothing_at(path)
         draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
         texts = {"config.toml": config_toml, "system/system.xml": system_xml, "system/topology.pdb": topology_pdb}
         try:
@@ -371,6 +385,8 @@ class Store:
     def trajectory(self, shot: int) -> tuple[Float32Array, Float32Array | None]:
         """Return positions (n_frames, n_atoms, 3) nm, and box (n_frames, 3, 3) nm or None, of a shot.
 
+        Of a reduced trajectory the atoms are those that were kept.
+
         Raises
         ------
         StoreError
@@ -380,6 +396,28 @@ class Store:
         if not 0 <= shot < self.n_shots or not folder.is_dir():
             raise StoreError(f"no trajectory of shot {shot} in {self.path}: it holds {self.n_shots} shots")
         return read_path(folder)
+
+    def is_whole(self, shot: int) -> bool:
+        """Return whether the trajectory of a shot is stored with all atoms."""
+        return is_whole(self._zarr / "trajectories" / str(shot))
+
+    def trajectory_shots(self) -> list[int]:
+        """Return the committed shots that have a trajectory."""
+        return [shot for shot in numbers(self._zarr / "trajectories") if shot < self._committed.shots]
+
+    def reduce_trajectory(self, shot: int, solute: IntArray) -> None:
+        """Keep some atoms of the trajectory of a committed shot alone; a kill at any moment leaves it whole or reduced.
+
+        Parameters
+        ----------
+        solute : indices of the atoms to keep
+        """
+        self._require_writable()
+        if not 0 <= shot < self._committed.shots:
+            raise ValueError(f"expected a committed shot (below {self._committed.shots}), got {shot}")
+        scratch = self.path / f"pending/reduced-{uuid.uuid4().hex[:12]}"
+        with disk_errors(self.path, self._committed.shots), _whole(scratch):
+            reduce_path(self._zarr / "trajectories" / str(shot), solute, scratch)
 
     def write_seed_path(self, chain: int, positions: Float32Array, box: Float32Array | None) -> None:
         """Write, once and at once, the path a chain starts from; arrays as for `write_trajectory`."""

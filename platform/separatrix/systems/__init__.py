@@ -12,13 +12,15 @@ from separatrix.systems.alanine_dipeptide import ALANINE_DIPEPTIDE
 from separatrix.systems.base import System, SystemEntry
 from separatrix.systems.files import FILES, pinned
 from separatrix.systems.hummer_szabo import HUMMER_SZABO
+from separatrix.systems.lithium_chloride import LITHIUM_CHLORIDE
 from separatrix.systems.mueller_brown import MUELLER_BROWN
 from separatrix.systems.potential import POTENTIAL
 from separatrix.systems.three_basins import THREE_BASINS
 from separatrix.systems.two_gaussians import TWO_GAUSSIANS
 
 CATALOGUE: dict[str, SystemEntry] = {
-    entry.name: entry for entry in (ALANINE_DIPEPTIDE, TWO_GAUSSIANS, HUMMER_SZABO, MUELLER_BROWN, THREE_BASINS)
+    entry.name: entry
+    for entry in (ALANINE_DIPEPTIDE, LITHIUM_CHLORIDE, TWO_GAUSSIANS, HUMMER_SZABO, MUELLER_BROWN, THREE_BASINS)
 }
 """Systems that are complete by name alone."""
 
@@ -55,6 +57,7 @@ def resolve(data: Mapping[str, Any], *, where: str = "configuration") -> RunConf
     _check_solvent(entry, system.get("solvent"), where)
     merged = _merge(entry.defaults(system), data)
     config = RunConfig.from_data(merged, where=where)
+    _check_box(entry, config, where)
     changes: dict[str, Any] = {}
     chosen = config.descriptors
     if not (chosen.columns or chosen.symmetry_functions) and chosen.internal_coordinates == "none":
@@ -86,6 +89,16 @@ def build_system(config: RunConfig) -> System:
     return entry.build(settings)
 
 
+def build_sketch(config: RunConfig) -> System:
+    """Build what pictures show of a system, at once: with fewer molecules of solvent, or none.
+
+    Errors are those of `build_system`.
+    """
+    settings = config.dynamics
+    entry = _entry(settings.kind, "configuration")
+    return build_system(config) if entry.sketch is None else entry.sketch(settings)
+
+
 def _merge(defaults: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     result = {**defaults, **data}
     for table, values in defaults.items():
@@ -111,6 +124,17 @@ def _check_solvent(entry: SystemEntry, solvent: object, where: str) -> None:
     if solvent not in entry.solvents:
         hint = suggestion(str(solvent), entry.solvents)
         raise ConfigError(f"{where}: system.solvent: {entry.name} has no solvent model {solvent!r}{hint}")
+
+
+def _check_box(entry: SystemEntry, config: RunConfig, where: str) -> None:
+    settings = config.dynamics
+    if not isinstance(settings, CatalogueSystem) or settings.solvent in entry.boxed:
+        return
+    for name in ("pressure", "equilibration"):
+        if (value := getattr(settings, name)) is not None:
+            advice = f", or choose solvent = {entry.boxed[0]!r}" if entry.boxed else ""
+            what = entry.name if settings.solvent is None else f"{entry.name} in {settings.solvent}"
+            raise ConfigError(f"{where}: system.{name}: {what} has no box of water, got {value:g}; remove it{advice}")
 
 
 def _check_start_names(settings: PotentialSystem, states: Mapping[str, str]) -> None:

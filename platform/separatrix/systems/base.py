@@ -15,6 +15,24 @@ from separatrix.records import Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Equilibration:
+    """How the water of a system is brought to equilibrium around each of its starts.
+
+    Attributes
+    ----------
+    picoseconds : for each start
+    hold : definitions of the collective variables that are held meanwhile at their values in the start
+    tolerance : how near to these values it ends, nm or degrees, for each of them
+    strength : of the harmonic restraints, kT per nm^2 or rad^2, for each of them
+    """
+
+    picoseconds: float
+    hold: tuple[str, ...]
+    tolerance: tuple[float, ...]
+    strength: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class System:
     """Something to simulate.
 
@@ -26,6 +44,7 @@ class System:
     topology : atoms, residues and bonds; pseudo-atoms for a landscape
     starts : for each state a configuration inside it
     landscape : potential energy of particle 0 in x, y, z (nm), kJ/mol; None for a molecule
+    equilibration : what the starts need before they are used; they are not used as they are then. None for nothing
     """
 
     name: str
@@ -34,6 +53,7 @@ class System:
     topology: app.Topology
     starts: Mapping[str, Snapshot]
     landscape: str | None = None
+    equilibration: Equilibration | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
@@ -65,6 +85,8 @@ class SystemEntry:
     defaults : takes the user's ``[system]`` table (plain data), returns the whole configuration data of the entry
     build : makes the system from its resolved configuration; raises SystemBuildError
     solvents : solvent models on offer, the default first; none when there is no choice
+    boxed : those of them that are molecules in a periodic box, with a pressure and to be equilibrated
+    sketch : makes what pictures show of the system, at once: less of its solvent; None when that is `build`
     """
 
     name: str
@@ -73,3 +95,5 @@ class SystemEntry:
     defaults: Callable[[Mapping[str, Any]], dict[str, Any]]
     build: Callable[[DynamicSystem], System]
     solvents: tuple[str, ...] = ()
+    boxed: tuple[str, ...] = ()
+    sketch: Callable[[CatalogueSystem | PotentialSystem], System] | None = None

@@ -14,7 +14,7 @@ from separatrix.estimates import landscape_energy
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.theme import GREY, empty
 from separatrix_dashboards.viewer import MoleculeViewer
-from separatrix_dashboards.viewer.picture import ViewerError
+from separatrix_dashboards.viewer.picture import ViewerError, solute_alone
 from separatrix_dashboards.views.base import Scope, card
 from separatrix_dashboards.views.committor_landscape import PLANE, coordinate, landscape_of
 from separatrix_dashboards.views.paths.choice import ChosenPath, frame_time
@@ -42,17 +42,19 @@ class MoleculeMovie:
 
     def __init__(self, scope: Scope, marks: Marks) -> None:
         self._feed, self._marks = scope.feed, marks
-        self._topology = (scope.feed.path / "system" / "topology.pdb").read_text()
+        pdb = (scope.feed.path / "system" / "topology.pdb").read_text()
+        self._topology, self._n_hidden = solute_alone(pdb)
         self._viewer = MoleculeViewer(height=HEIGHT)
         marks.follow(self._viewer)
         self._place = pn.Column(self._viewer, sizing_mode="stretch_width", margin=(6, 0, 0, 0))
 
     def __panel__(self) -> pn.Column:
         """Return the card."""
-        return card("The path moving", self._place, margin=0)
+        note = f"Not shown: {self._n_hidden:,} atoms of water and salt; the files of a path hold them."
+        return card("The path moving", self._place, note=note if self._n_hidden else "", margin=0)
 
     def show(self, path: ChosenPath, positions: NDArray[Any]) -> None:
-        """Show a path, (n_frames, n_atoms, 3) nm."""
+        """Show a path, (n_frames, n_solute, 3) nm."""
         try:
             self._viewer.show(positions, self._topology, frame_time(self._feed.snapshot), title=f"shot {path.shot}")
         except ViewerError as error:

@@ -198,10 +198,10 @@ def path_query(shot: int) -> Query:
 
 
 def positions_query(shot: int) -> Query:
-    """Return the query of the positions of a path, (n_frames, n_atoms, 3) nm; reading water takes a moment."""
+    """Return the query of the positions of a path, (n_frames, n_solute, 3) nm; reading water takes a moment."""
     return Query(
         key=("paths", "positions", shot),
-        compute=lambda feed, snapshot: feed.positions(shot)[0],
+        compute=lambda feed, snapshot: feed.solute_positions(shot),
         depends=lambda snapshot: 0,
         slow=True,
     )
