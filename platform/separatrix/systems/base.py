@@ -96,4 +96,4 @@ class SystemEntry:
     build: Callable[[DynamicSystem], System]
     solvents: tuple[str, ...] = ()
     boxed: tuple[str, ...] = ()
-    sketch: Callable[[CatalogueSystem | PotentialSystem], System] | None = None
+    sketch: Callable[[DynamicSystem], System] | None = None
