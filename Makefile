@@ -37,7 +37,8 @@ bench: .venv/.installed-test .venv/.installed-bench
 
 bench-gpu: .venv/.installed-test
 	@if command -v nvidia-smi >/dev/null; then $(MAKE) --no-print-directory .venv/.installed-cuda; fi
-	$(BIN)/python -m pytest tests/benchmarks/test_gpu_speed.py -m benchmark -s -rs --timeout 0
+	$(BIN)/python -m pytest tests/benchmarks/test_gpu_speed.py tests/benchmarks/test_descriptor_speed.py \
+		-m benchmark -k gpu -s -rs --timeout 0
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff format --check

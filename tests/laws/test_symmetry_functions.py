@@ -20,6 +20,7 @@ from separatrix.errors import ConfigError
 from separatrix.observables import Observables
 from separatrix.records import Snapshot
 from separatrix.symmetry_functions import SymmetryFunctions
+from separatrix.systems import build_system, resolve
 
 BOX = np.array([[2.2, 0.0, 0.0], [0.7, 2.1, 0.0], [-0.6, 0.8, 2.05]])
 DENSITY = {"O": 33.3, "H": 66.6}
@@ -133,6 +134,21 @@ def test_columns_of_lithium_chloride(settings, n_columns):
     assert "G5(Li, O, r_s=0.25, zeta=4, lambda=+1)" in functions.names
     assert "G5(Cl, H, r_s=0.4, zeta=64, lambda=-1)" in functions.names
     assert "G2(Cl, O, r_s=0.25)" in functions.names
+
+
+@pytest.mark.parametrize(
+    ("system", "n_columns", "n_others"),
+    [({"kind": "lithium-chloride"}, 221, 1), ({"kind": "alanine-dipeptide", "solvent": "tip3p"}, 1507, 55)],
+    ids=["lithium-chloride", "alanine-dipeptide"],
+)
+def test_solvated_systems_have_the_published_sets_by_default(system, n_columns, n_others):
+    config = resolve({"system": system})
+    built = build_system(config)
+    observables = Observables(config, atoms_of(built.topology))
+    observables.check_starts(built.starts)
+    assert len(observables.descriptors.names) == n_columns
+    assert len(observables.descriptors.symmetry_functions.names) == n_columns - n_others
+    assert not resolve({"system": {"kind": "alanine-dipeptide"}}).descriptors.symmetry_functions
 
 
 def test_two_neighbours_by_hand():
