@@ -25,7 +25,7 @@ from separatrix.observables import Observables
 from separatrix.preparing import choose_platform, ensure_seed_paths
 from separatrix.records import Density, Reason, RunState, ShotFailure, ShotOutcome, ShotTask, Status, connects
 from separatrix.recruits import Recruits
-from separatrix.resources import Resources
+from separatrix.resources import GPU_PLATFORMS, Resources
 from separatrix.rows import restore_chains, restore_model, restore_status, shot_row
 from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
@@ -193,7 +193,7 @@ class Loop:
         self._shooters = self._recruits.executor
         self._executors = [self._shooters]
         self._start_teacher()
-        self._commit(workers=0, state=RunState.SEEDING, message="waiting for workers")
+        self._commit(workers=0, devices=0, state=RunState.SEEDING, message="waiting for workers")
         if len(store.seed_chains()) < config.sampling.chains:
             speed = choose_platform(store, config, Resources(), os.cpu_count() or 1)
             properties = platform_properties(speed.platform, threads=os.cpu_count() or 1)
@@ -217,6 +217,7 @@ class Loop:
         self._commit(
             platform=speed.platform,
             raw_steps_per_second=speed.steps_per_second,
+            devices=len({spec.device for spec in specs}) if speed.platform in GPU_PLATFORMS else 0,
             workers=0 if self._resources.workers == 0 else len(specs),
             state=RunState.SEEDING,
             message="starting the workers",
@@ -464,6 +465,7 @@ class Loop:
                 "seconds": status.seconds,
                 "platform": status.platform,
                 "raw_steps_per_second": status.raw_steps_per_second,
+                "devices": status.devices,
                 "workers": status.workers,
                 "busy": status.busy,
                 "message": status.message,

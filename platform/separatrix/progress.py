@@ -344,7 +344,7 @@ def status_numbers(status: Status, config: RunConfig, yield_error: float | None 
     loss = "-" if status.validation_loss is None else f"{status.validation_loss:.3f} (chance {math.log(n_states):.3f})"
     share = "-"
     if status.raw_steps_per_second and status.seconds:
-        share = f"{status.md_steps_per_second / (status.raw_steps_per_second * max(1, status.workers)):.0%}"
+        share = f"{status.md_steps_per_second / status.all_raw_steps_per_second:.0%}"
         share += f" on {status.workers} x {status.platform}" if status.workers > 1 else f" on {status.platform}"
     return {
         "transitions": f"{status.transitions:,} ({_expected(status)} expected)",

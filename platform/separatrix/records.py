@@ -385,7 +385,8 @@ class Status:
     expected_transitions : sum of the predicted transition probabilities
     failures : attempts that a machine could not finish
     seconds : wall time spent sampling
-    raw_steps_per_second : speed of bare integration on this platform, 0 when not measured
+    raw_steps_per_second : speed of bare integration of one worker on this platform, 0 when not measured
+    devices : GPUs that workers share, 0 on processors
     workers, busy : worker processes, and how many are at work
     message : what is going on, or what went wrong, in one line
     """
@@ -400,6 +401,7 @@ class Status:
     md_steps: int = 0
     seconds: float = 0.0
     raw_steps_per_second: float = 0.0
+    devices: int = 0
     platform: str = ""
     workers: int = 0
     busy: int = 0
@@ -411,6 +413,11 @@ class Status:
     def yield_(self) -> float:
         """Transitions per trial, 0 before the first."""
         return self.transitions / self.steps if self.steps else 0.0
+
+    @property
+    def all_raw_steps_per_second(self) -> float:
+        """Speed of bare integration, one context on each device, or on processors one for each worker."""
+        return self.raw_steps_per_second * (self.devices or max(1, self.workers))
 
     @property
     def md_steps_per_second(self) -> float:

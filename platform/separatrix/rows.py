@@ -141,6 +141,7 @@ def restore_status(store: Store, target: int, shots: Mapping[str, NDArray[Any]] 
         md_steps=int(shots["md_steps"].sum()),
         seconds=float(notes.get("seconds", 0.0)),
         raw_steps_per_second=float(notes.get("raw_steps_per_second", 0.0)),
+        devices=int(notes.get("devices", 0)),
         platform=str(notes.get("platform", "")),
         workers=int(notes.get("workers", 0)),
         busy=int(notes.get("busy", 0)),

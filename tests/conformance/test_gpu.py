@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import openmm
 import pytest
 import torch
+from openmm import app
 from tests.conformance import faulty_devices
 from tests.gpu import PLATFORM, needs_gpu
 
@@ -15,7 +17,7 @@ from separatrix.engine import Engine, devices_of, platform_properties, serialize
 from separatrix.errors import ConfigError
 from separatrix.learner import Learner
 from separatrix.reader import Reader
-from separatrix.records import RunState
+from separatrix.records import RunState, Snapshot
 from separatrix.resources import Resources
 from separatrix.session import Session
 from separatrix.shooting import Shooter
@@ -50,7 +52,7 @@ def test_devices_that_are_not_there_are_refused(path):
 
 def test_a_run_samples_on_the_gpu_with_the_workers_asked_for(path):
     status = Session.open(path).run(80, platform=PLATFORM, devices=(0,), workers_per_device=2, progress=False)
-    assert (status.state, status.platform, status.workers) == (RunState.FINISHED, PLATFORM, 2)
+    assert (status.state, status.platform, status.workers, status.devices) == (RunState.FINISHED, PLATFORM, 2, 1)
     assert status.failures == 0
     assert status.model_version > 0
 
@@ -166,3 +168,30 @@ def test_devices_and_their_load_are_seen():
     if PLATFORM == "CUDA":
         assert found
         assert all(0 <= gpu.utilisation <= 100 and 0 < gpu.memory_used <= gpu.memory_total for gpu in found)
+
+
+def test_frames_in_a_triclinic_box_are_those_of_the_reference_platform():
+    """A truncated octahedron of water: energy and forces of its frames, and the box they come with."""
+    modeller = app.Modeller(app.Topology(), [] * openmm.unit.nanometer)
+    field = app.ForceField("amber14/tip3p.xml")
+    modeller.addSolvent(field, numAdded=500, boxShape="octahedron")
+    system = field.createSystem(
+        modeller.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.9 * openmm.unit.nanometer, rigidWater=True
+    )
+    positions = np.array(modeller.positions.value_in_unit(openmm.unit.nanometer), np.float32)
+    box = np.array([[*vector._value] for vector in system.getDefaultPeriodicBoxVectors()], np.float32)
+    assert abs(box[1, 0]) > 0.5
+    xml = openmm.XmlSerializer.serialize(system)
+    config = resolve({"system": {"kind": "alanine-dipeptide"}})
+    engine = Engine(xml, config, PLATFORM, platform_properties(PLATFORM, device=0))
+    reference = Engine(xml, config, "Reference")
+    engine.place(Snapshot(positions=positions, box=box))
+    openmm.LocalEnergyMinimizer.minimize(engine._context, 100.0, 50)
+    for _ in range(3):
+        frame = engine.advance()
+        np.testing.assert_array_equal(frame.box, box)
+        energies = [each.potential_energy(frame) for each in (engine, reference)]
+        assert energies[0] == pytest.approx(energies[1], rel=3e-4)
+        forces = [each._context.getState(forces=True).getForces(asNumpy=True)._value for each in (engine, reference)]
+        difference = np.linalg.norm(forces[0] - forces[1]) / np.linalg.norm(forces[1])
+        assert difference < 3e-3  # PME is as exact as asked for, 5e-4, on each platform in its own way

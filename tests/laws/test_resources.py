@@ -10,6 +10,7 @@ import pytest
 
 from separatrix import workers
 from separatrix.errors import ConfigError
+from separatrix.records import RunState, Status
 from separatrix.resources import Resources, parse_devices
 from separatrix.workers import threads_each, worker_specs
 
@@ -100,3 +101,10 @@ def test_descriptors_are_computed_where_it_was_said():
     assert len({spec.device for spec in found}) == 3
     assert {spec.descriptor_device for spec in specs("CPU", descriptor_device="cuda")} == {"cuda"}
     assert {spec.descriptor_device for spec in specs("OpenCL", descriptor_device="cuda")} == {"cuda"}
+
+
+def test_speed_is_held_against_one_context_on_each_device_or_for_each_worker():
+    def raw(**what):
+        return Status(state=RunState.RUNNING, raw_steps_per_second=100.0, **what).all_raw_steps_per_second
+
+    assert [raw(workers=8, devices=2), raw(workers=8), raw(workers=0)] == [200.0, 800.0, 100.0]

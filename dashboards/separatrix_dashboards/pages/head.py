@@ -193,7 +193,7 @@ def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
     loss, chance = status.validation_loss, math.log(len(config.states))
     model = _model_words(snapshot)
     speed = status.md_steps_per_second
-    raw = status.raw_steps_per_second * max(1, status.workers)
+    raw = status.all_raw_steps_per_second
     busy = f"{min(status.busy, status.workers)} of {status.workers}" if status.workers else "in the server"
     return [
         ("transitions", f"{status.transitions:,}", f"{status.expected_transitions:,.0f} expected"),
