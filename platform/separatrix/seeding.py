@@ -1,7 +1,7 @@
 """First transition paths, found without a human: hot runs, then steered runs, or a trajectory of one's own.
 
-Of more than two states every pair may have its path: hot runs start in each state then, and pairs that nobody came
-across are left for the sampling to find.
+Of more than two states every pair may have its path: hot runs start in each state then, hotter ones where a state is
+still without any path, and pairs that nothing came across are left for the sampling to find.
 
 A seed path need not be an equilibrium path: it only gives the first shooting points. What decides when to stop is
 counted in MD steps, not in seconds, so that a run is reproducible; the time limit only ends the search.
@@ -101,6 +101,17 @@ class _Search:
         every_pair = len({path.ends for path in self.found}) == n_states * (n_states - 1) // 2
         return len(self.found) >= self.wanted and (n_states == 2 or every_pair)
 
+    @property
+    def connected(self) -> set[str]:
+        """Names of the states that some path leads to or from."""
+        names = self.observables.states.names
+        return {names[state] for path in self.found for state in path.ends}
+
+    @property
+    def enough(self) -> bool:
+        """Whether every state has a path, so that sampling may begin."""
+        return len(self.connected) == len(self.observables.states.names)
+
     def keep(self, path: SeedPath) -> None:
         """Take a path, unless there are as many as wanted between its two states."""
         if sum(other.ends == path.ends for other in self.found) < self.wanted:
@@ -146,8 +157,8 @@ def find_first_paths(
 ) -> tuple[SeedPath, ...]:
     """Find first transition paths, at least one and up to ``n_paths``.
 
-    Of more than two states it looks for paths between every two of them, and is content with those that the first hot
-    runs that cross at all give. They come in turns: one of each pair of states, then the second ones.
+    Of more than two states it looks for paths between every two of them, and is content when each state has one; within
+    the time limit, with fewer. They come in turns: one of each pair of states, then the second ones.
 
     Parameters
     ----------
@@ -175,12 +186,14 @@ def find_first_paths(
     stages = [(hot, _OWN_TEMPERATURE_FRAMES)] if hot else [(factor * cold, n) for factor, n in HOT_STAGES]
     for temperature, n_frames in stages:
         _run_hot(search, temperature, n_frames)
-        if search.found:
+        if search.enough:
             return _in_turns(search.found)
     for n_frames in _STEERED_FRAMES:
         _run_steered(search, n_frames)
-        if search.found:
+        if search.enough:
             return _in_turns(search.found)
+    if search.found:
+        return _in_turns(search.found)
     blown_up = f" ({', '.join(search.blown_up)} blew up)" if search.blown_up else ""
     alone = f" (which need a second start: there is one in {next(iter(starts))} alone)" if len(starts) < 2 else ""
     raise SeedingError(
@@ -266,11 +279,11 @@ def paths_from_trajectory(
 
 def _run_hot(search: _Search, temperature: float, n_frames: int) -> None:
     """Run hot from the first state, in whatever direction it crosses; of more than two states, from each in turn."""
-    several = len(search.observables.states.names) > 2
-    for name, start in search.starts.items():
+    several, again = len(search.observables.states.names) > 2, bool(search.found)
+    for name in sorted(search.starts, key=lambda name: name in search.connected):  # those without a path come first
         where = f" from {name}" if several else ""
-        _run_hot_from(search, start, temperature, n_frames, f"hot run at {temperature:.0f} K{where}")
-        if search.satisfied or not several:
+        _run_hot_from(search, search.starts[name], temperature, n_frames, f"hot run at {temperature:.0f} K{where}")
+        if search.satisfied or not several or (again and search.enough):
             return
 
 
@@ -297,7 +310,7 @@ def _run_hot_from(search: _Search, start: Snapshot, temperature: float, n_frames
 def _run_steered(search: _Search, n_frames: int) -> None:
     """Pull the collective variables from their values in a state to those in each one after it, until one is reached.
 
-    Of more than two states all pairs are tried.
+    Of more than two states all pairs are tried in which one has no path yet.
     """
     observables = search.observables
     definitions = [parse_definition(text, observables.n_atoms) for text in observables.definitions.values()]
@@ -316,6 +329,8 @@ def _run_steered(search: _Search, n_frames: int) -> None:
         for name, start in search.starts.items()
     }
     for origin, name in combinations(search.starts, 2):
+        if {origin, name} <= search.connected:
+            continue
         begin, end = values[origin], values[name]
         shortest = np.where(periodic, (end - begin + 180) % 360 - 180, end - begin)
         for way in _ways_round(shortest, periodic):

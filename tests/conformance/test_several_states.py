@@ -195,6 +195,17 @@ def test_a_pair_that_nothing_connects_is_said_and_left_out(tmp_path):
     assert counts["A", "C"] == 0 < counts["A", "B"]
 
 
+def test_a_state_behind_a_high_barrier_gets_its_path_from_hotter_runs(tmp_path):
+    wall = " + 25*exp(-((x - 0.5)/0.1)^2)"
+    system = {**IN_A_LINE["system"], "expression": IN_A_LINE["system"]["expression"] + wall}
+    session = Session.create(tmp_path / "run", {**IN_A_LINE, "system": system})
+    session.run(1, **QUIET)
+    starts = {tuple(event["states"]): event["method"] for event in session.reader.log() if "method" in event}
+    assert set(starts) == {("A", "B"), ("B", "C")}
+    temperatures = [float(starts[pair].removeprefix("hot run at ").split()[0]) for pair in (("A", "B"), ("B", "C"))]
+    assert temperatures[0] < temperatures[1]
+
+
 # -- analyses ----------------------------------------------------------------------------------------------------------
 
 
