@@ -217,11 +217,19 @@ def explain(
 
 @app.command()
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="Where runs would be stored.")] = Path(),
+    target: Annotated[
+        Path, typer.Argument(metavar="[FOLDER|CONFIG.toml]", help="Where runs would be stored, or a configuration.")
+    ] = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Check this machine: platforms and their speed, GPUs, versions, disk, and what to do about problems."""
-    findings = diagnose(folder)
+    """Check this machine (platforms, GPUs, versions, disk), or a configuration: what a run of it needs, and costs."""
+    if target.is_file() or (target.suffix == ".toml" and not target.is_dir()):
+        from separatrix.config_check import check_config  # noqa: PLC0415 - loads what shooting needs
+
+        with Console(stderr=True).status("reading the configuration") as status:
+            findings = check_config(target, status.update)
+    else:
+        findings = diagnose(target)
     if as_json:
         print(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:

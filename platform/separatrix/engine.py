@@ -414,6 +414,13 @@ class Engine:
         energy: float = self._context.getState(energy=True).getPotentialEnergy()._value
         return energy
 
+    def forces(self, snapshot: Snapshot) -> FloatArray:
+        """Return the forces (n_atoms, 3) on a configuration, kJ/mol/nm."""
+        self.place(snapshot)
+        result = np.empty((self.n_atoms, 3))
+        self._context.getState(forces=True)._getVectorAsNumpy(openmm.State.Forces, result)
+        return result
+
     def _centre(self, centres: NDArray[np.floating] | tuple[float, ...]) -> None:
         for i, centre in enumerate(centres):
             self._context.setParameter(f"c{i}", float(centre))
