@@ -114,6 +114,9 @@ class FilesSystem(_Dynamics):
     hydrogen_mass: float | None = _field(
         None, "amu", "Mass of hydrogens, taken from their neighbours: 4 allows longer time steps.", ge=1, le=5
     )
+    pressure: float | None = _field(
+        None, "bar", "In a periodic box: a Monte Carlo barostat keeps this pressure. Absent: the volume is constant."
+    )
     implicit_solvent: Literal["hct", "obc1", "obc2", "gbn", "gbn2"] | None = _field(
         None, "", "For Amber topologies; with force fields of OpenMM, name implicit/obc2.xml and the like among them."
     )
@@ -184,6 +187,12 @@ class DescriptorsConfig(_Section):
     )
     internal_coordinates: Literal["none", "rotatable", "all"] = _field(
         "none", "", "Distances, angles and dihedrals over the bond graph: one dihedral per rotatable bond, or all."
+    )
+    atoms: str | None = _field(
+        None,
+        "",
+        "Atoms that internal coordinates are laid over, a selection in MDTraj's language, such as protein. Absent: all "
+        "but water and salt.",
     )
     symmetry_functions: list[SymmetryFunctionsConfig] = _field(
         [], "", "How the solvent is arranged around some atoms: symmetry functions G2 and G5."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,12 +32,12 @@ from separatrix.engine import (
 )
 from separatrix.errors import ConfigError, EngineError, SeedingError, SystemBuildError
 from separatrix.observables import Observables
-from separatrix.preparing import own_seed_path
+from separatrix.preparing import own_seed_paths
 from separatrix.records import NO_STATE, Atoms, ShotOutcome, ShotTask, Snapshot
 from separatrix.seeding import SeedPath, find_first_paths
-from separatrix.shooting import Shooter
+from separatrix.shooting import Shooter, kept_frames
 from separatrix.systems import build_system, resolve
-from separatrix.systems.base import System
+from separatrix.systems.base import Equilibration, System
 from separatrix.timesteps import longest_timestep
 
 SEEDING_SECONDS: Final = 20.0
@@ -48,6 +48,7 @@ _LARGE_FORCE: Final = 1e4
 """kJ/mol/nm. Thermal motion gives a stiff bond of 3e5 kJ/mol/nm^2 some 1e3."""
 _HUGE_FORCE: Final = 1e6
 _STARTS_LOOKED_AT: Final = 5
+_ITERATIONS: Final = 50
 _STARTS_SHOWN: Final = 6
 _WORKER_BYTES: Final = 300 * 2**20
 _DEAR_DESCRIPTORS, _CHEAP_FRAME = 0.15, 1e-4
@@ -123,18 +124,21 @@ def _findings(data: Mapping[str, Any], where: str, report: Report) -> Iterator[F
     yield from starts
     yield _timestep(case)
     report("forces where it starts")
-    forces = list(_forces(case))
+    forces = list(_forces(case) if system.equilibration is None else _unequilibrated(system.equilibration))
     yield from forces
     if any(finding.level == "problem" for finding in chain(starts, forces)):
         return
     report("the speed of every platform")
-    names = platform_names()
-    platforms = {name: platform_properties(name, threads=1) for name in names}
-    speeds = measure_platforms(xml, config, case.start, platforms, seconds=_PLATFORM_SECONDS)
+    platforms = {name: platform_properties(name, threads=1) for name in platform_names()}
+    speeds = measure_platforms(xml, config, _relaxed(case), platforms, seconds=_PLATFORM_SECONDS)
     yield from _platforms(speeds)
     if not speeds[0].error:
         yield _descriptors(case, speeds[0])
-        yield from _shots(case, speeds[0], report)
+        if system.equilibration is None:
+            yield from _shots(case, speeds[0], report)
+        else:
+            yield _guess(case, speeds[0], "The water is not equilibrated yet")
+        yield _memory(case)
 
 
 # -- what it is --------------------------------------------------------------------------------------------------------
@@ -229,6 +233,18 @@ def _forces(case: _Case) -> Iterator[Finding]:
     yield Finding(level=level, subject="forces", found="; ".join(parts), advice=advice)
 
 
+def _unequilibrated(plan: Equilibration) -> Iterator[Finding]:
+    found = f"not looked at: the water is equilibrated when a run is made, {plan.picoseconds:g} ps around each start"
+    yield Finding(level="note", subject="forces", found=found)
+
+
+def _relaxed(case: _Case) -> Snapshot:
+    """Return a start, downhill of water that is not equilibrated yet."""
+    if case.system.equilibration is None:
+        return case.start
+    return Engine(case.system_xml, case.config, "CPU").minimize(case.start, _ITERATIONS)
+
+
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +290,7 @@ def _shots(case: _Case, speed: PlatformSpeed, report: Report) -> Iterator[Findin
         limit = case.config.seeding.time_limit
         advice = "" if own else f"A run looks for {limit:.0f} s; a path of your own helps most: seeding.trajectory."
         yield Finding(level="problem" if own else "note", subject="first path", found=str(error), advice=advice)
-        yield _guess(case, speed)
+        yield _guess(case, speed, "Without a path")
     else:
         picoseconds = (len(path.positions) - 1) * case.config.sampling.stride * case.config.dynamics.timestep / 1e3
         found = (
@@ -283,16 +299,14 @@ def _shots(case: _Case, speed: PlatformSpeed, report: Report) -> Iterator[Findin
         yield Finding(level="ok", subject="first path", found=found)
         report("trial shots")
         yield from _trials(case, path, speed, properties)
-    yield _memory(case)
 
 
 def _first_path(case: _Case, platform: str, properties: Mapping[str, str], report: Report) -> SeedPath:
-    own = own_seed_path(case.config, case.system, case.observables)
-    if own is not None:
-        return own
+    if own := own_seed_paths(case.config, case.system, case.observables):
+        return own[0]
     limit = min(SEEDING_SECONDS, case.config.seeding.time_limit)
     seeding = case.config.seeding.model_copy(update={"time_limit": limit})
-    (path, *_) = find_first_paths(
+    paths = find_first_paths(
         case.system_xml,
         case.config.model_copy(update={"seeding": seeding}),
         case.observables,
@@ -302,7 +316,7 @@ def _first_path(case: _Case, platform: str, properties: Mapping[str, str], repor
         n_paths=1,
         report=lambda progress: report(f"a first path: {progress.activity}, {progress.seconds:.0f} s"),
     )
-    return path
+    return paths[0]
 
 
 def _trials(case: _Case, path: SeedPath, speed: PlatformSpeed, properties: Mapping[str, str]) -> Iterator[Finding]:
@@ -337,30 +351,33 @@ def _trials(case: _Case, path: SeedPath, speed: PlatformSpeed, properties: Mappi
     )
     advice = f"{cut} ended in no state: the true cost is higher, up to sampling.max_frames." if cut else ""
     yield Finding(level="note" if 2 * cut > len(outcomes) else "ok", subject="shots", found=found, advice=advice)
-    yield _disk(float(np.mean([_bytes_of(case, outcome) for outcome in outcomes])), "from the trial shots")
+    yield _disk(outcomes, case)
 
 
-def _guess(case: _Case, speed: PlatformSpeed) -> Finding:
+def _guess(case: _Case, speed: PlatformSpeed, reason: str) -> Finding:
     sampling = case.config.sampling
     longest = 2 * sampling.max_frames * sampling.stride / speed.steps_per_second
     found = f"at most {longest:,.0f} s per shot on {speed.platform}, one thread: two halves of sampling.max_frames"
-    return Finding(level="note", subject="shots", found=found, advice="Without a path no shot could be tried.")
+    return Finding(level="note", subject="shots", found=found, advice=f"{reason}: no shot could be tried.")
 
 
 def _bytes_of(case: _Case, outcome: ShotOutcome) -> float:
-    """Return what a shot takes on disk: positions of transitions in single precision, and the kept frames' columns."""
+    """Return what a shot of this length takes on disk, if every other such shot is a transition.
+
+    A transition has its positions in single precision and the columns of all its frames.
+    """
     n_columns = len(case.observables.descriptors.names) + len(case.observables.columns.names) + 2
-    columns = float(4 * n_columns * len(outcome.kept) + _ROW_BYTES)
-    if not outcome.is_transition:
-        return columns
     each = 12 * case.observables.n_atoms + (36 if case.system.periodic else 0)
-    return columns + outcome.n_frames * each + _FOLDER_BYTES
+    thinned = kept_frames(outcome.n_frames, outcome.shooting_frame, (0, 0))
+    kept = (outcome.n_frames + len(thinned)) / 2
+    return 4 * n_columns * kept + _ROW_BYTES + (outcome.n_frames * each + _FOLDER_BYTES) / 2
 
 
-def _disk(each: float, source: str) -> Finding:
-    total = 1_000 * each
+def _disk(outcomes: Sequence[ShotOutcome], case: _Case) -> Finding:
+    total = 1_000 * float(np.mean([_bytes_of(case, outcome) for outcome in outcomes]))
     text = f"{total / _GIB:.2f} GiB" if total > 0.1 * _GIB else f"{total / 2**20:,.1f} MiB"
-    return Finding(level="ok", subject="disk", found=f"about {text} for 1,000 shots, {source}")
+    found = f"about {text} for 1,000 shots as long as the trial shots, if half of them are transitions"
+    return Finding(level="ok", subject="disk", found=found)
 
 
 def _memory(case: _Case) -> Finding:

@@ -13,6 +13,7 @@ from separatrix.descriptors import Descriptors
 from separatrix.errors import ConfigError, ExpressionError, StateOverlapError
 from separatrix.kernels import Measure
 from separatrix.records import Atoms, Float32Array, FloatArray, Snapshot
+from separatrix.selection import select
 from separatrix.states import States
 from separatrix.symmetry_functions import SymmetryFunctions
 
@@ -116,7 +117,7 @@ class Observables:
             ],
             internal_coordinates=config.descriptors.internal_coordinates,
             cvs=self.definitions,
-            bonds=[bond for bond in atoms.bonds if set(bond) <= solute],
+            bonds=_bonds(config, atoms, solute),
             atom_names=atoms.names,
             n_atoms=n_atoms,
             symmetry_functions=SymmetryFunctions(solvent, atoms, device) if solvent else None,
@@ -225,6 +226,19 @@ class Observables:
     def _describe(self, values: FloatArray) -> str:
         pairs = zip(self.columns.names, values, self.columns.units, strict=True)
         return ", ".join(f"{name} = {value:.4g} {unit}".rstrip() for name, value, unit in pairs)
+
+
+def _bonds(config: RunConfig, atoms: Atoms, solute: set[int]) -> list[tuple[int, int]]:
+    """Return the bonds that internal coordinates follow: those of the chosen atoms, or of all but the solvent."""
+    chosen, descriptors = solute, config.descriptors
+    if descriptors.atoms is not None:
+        if descriptors.internal_coordinates == "none":
+            raise ConfigError("descriptors.atoms: expected internal_coordinates beside it; choose rotatable or all")
+        try:
+            chosen = set(select(atoms, descriptors.atoms))
+        except ExpressionError as error:
+            raise ExpressionError(f"descriptors.atoms: {error}") from None
+    return [bond for bond in atoms.bonds if chosen.issuperset(bond)]
 
 
 def _by_index(text: str, atoms: Atoms, where: str) -> str:

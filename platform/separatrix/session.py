@@ -103,7 +103,7 @@ class Session:
             config_toml=resolved.to_toml(),
             system_xml=system_xml,
             topology_pdb=topology_pdb,
-            starts=system.starts,
+            starts=observables.starts_in_states(system.starts) or dict([next(iter(system.starts.items()))]),
             feature_names=observables.descriptors.names,
             cv_names=observables.columns.names,
             state_names=observables.states.names,

@@ -91,7 +91,8 @@ def test_progress_is_told(tmp_path):
         ({"seeding": {"trajectory": "ala.pdb"}}, "first path", "expected a path from one state to another"),
     ],
 )
-def test_trouble_is_found(tmp_path, tables, subject, says):
+def test_trouble_is_found(tmp_path, monkeypatch, tables, subject, says):
+    monkeypatch.setattr(config_check, "SEEDING_SECONDS", 0.1)
     config = written(tmp_path, OWN, **tables)
     result = run_cli("doctor", config, "--json")
     assert result.code == 1, result.err
@@ -142,6 +143,7 @@ def test_what_is_no_configuration_ends_with_two(tmp_path, content, says):
     assert all(part in line for part in says)
 
 
+@pytest.mark.slow
 def test_what_it_says_of_disk_holds(tmp_path, monkeypatch):
     """Against the bytes that a run of the same configuration wrote, of its shots and of nothing else."""
     monkeypatch.setattr(config_check, "MAX_SHOTS", 40)
@@ -154,7 +156,7 @@ def test_what_it_says_of_disk_holds(tmp_path, monkeypatch):
     before = weight(tmp_path / "run")
     session.run(200, workers=0, platform="Reference", progress=False)
     written_each = (weight(tmp_path / "run") - before) / 200
-    assert told / 3 < written_each < 3 * told  # yields differ between a first path and an equilibrated chain
+    assert told / 2.5 < written_each < 2.5 * told  # lengths of shots from a first path are not quite those of a chain
 
 
 def weight(run):

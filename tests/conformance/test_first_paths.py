@@ -288,3 +288,29 @@ def test_a_run_by_selections_is_the_run_by_numbers(tmp_path):
         session.run(2, workers=0, platform="Reference", progress=False)
         shots.append(Session.open(tmp_path / name).reader.frames)
     assert shots[0].identical(shots[1])
+
+
+def test_internal_coordinates_are_laid_over_chosen_atoms(tmp_path):
+    data = {**ALANINE, "descriptors": {"internal_coordinates": "rotatable", "atoms": "backbone or name O"}}
+    session = Session.create(tmp_path / "run", data)
+    names = session.reader.observables.descriptors.names
+    assert names[0] == "distance ACE1-C ACE1-O"
+    assert not any("CB" in name or "-H" in name for name in names)
+    assert not any(
+        "CB" in name or "-H" in name for name in Session.open(tmp_path / "run").reader.frames["feature"].values
+    )
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "says"),
+    [
+        ({"internal_coordinates": "all", "atoms": "water"}, r"descriptors.atoms: .*selects no atom"),
+        ({"internal_coordinates": "all", "atoms": "name"}, r"descriptors.atoms: .*no condition"),
+        ({"internal_coordinates": "none", "atoms": "protein", "columns": ["phi"]}, "expected internal_coordinates"),
+        ({"internal_coordinates": "all", "atoms": "name CA"}, "no bonds"),
+    ],
+)
+def test_atoms_of_internal_coordinates_that_are_none_are_told(tmp_path, descriptors, says):
+    with pytest.raises(ConfigError, match=says):
+        Session.create(tmp_path / "run", {**ALANINE, "descriptors": descriptors})
+    assert not (tmp_path / "run").exists()

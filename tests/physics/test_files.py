@@ -121,6 +121,10 @@ def test_constraints_hydrogen_mass_and_reach_are_as_asked(folder):
     assert force.getNonbondedMethod() == openmm.NonbondedForce.CutoffPeriodic
     assert force.getCutoffDistance()._value == 0.9
     assert system.getNumConstraints() == 21
+    assert not any(hasattr(force, "getDefaultPressure") for force in system.getForces())
+    pressed = built(folder, **base, pressure=1.0, temperature=310.0).openmm_system.getForces()
+    (barostat,) = [force for force in pressed if isinstance(force, openmm.MonteCarloBarostat)]
+    assert (barostat.getDefaultPressure()._value, barostat.getDefaultTemperature()._value) == (1.0, 310.0)
     without = built(folder, **base, nonbonded="no-cutoff")
     assert not without.periodic
     assert next(iter(without.starts.values())).box is None
@@ -208,7 +212,7 @@ def helix_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("helix")
     source = shutil.copytree(HELIX, folder / "source")
     text = (source / "helix.toml").read_text()
-    hot = "\n[seeding]\ntemperature = 600.0\n"
+    hot = "\n[seeding]\ntemperature = 900.0\n"
     (source / "helix.toml").write_text(text.replace("chains = 2", "chains = 1") + hot)
     session = Session.create(folder / "run", source / "helix.toml")
     source.rename(folder / "moved")

@@ -33,6 +33,7 @@ _GROMACS: Final = (".top",)
 _CONSTRAINTS: Final = {"none": None, "h-bonds": app.HBonds, "all-bonds": app.AllBonds}
 _IMPLICIT: Final = {"hct": app.HCT, "obc1": app.OBC1, "obc2": app.OBC2, "gbn": app.GBn, "gbn2": app.GBn2}
 _CUTOFF: Final = 1.0
+_BAROSTAT_INTERVAL: Final = 25
 _WHERE: Final = "system.topology"
 
 Box = Float32Array | None
@@ -94,6 +95,8 @@ def _build(settings: DynamicSystem) -> System:
     _remove_motion_removers(system)
     _check_system(settings, system, given.topology)
     starts = _in_boxes(system, starts)
+    if settings.pressure is not None:
+        _add_barostat(settings, system)
     topology = as_stored(given.topology)
     return System(
         name=FILES.name,
@@ -331,6 +334,12 @@ def _check_system(settings: FilesSystem, system: openmm.System, topology: app.To
             f"system.system_xml: expected the {topology.getNumAtoms()} atoms of {settings.topology}, found "
             f"{system.getNumParticles()} particles; both must list the same atoms in the same order"
         )
+
+
+def _add_barostat(settings: FilesSystem, system: openmm.System) -> None:
+    if not system.usesPeriodicBoundaryConditions():
+        raise SystemBuildError("system.pressure: expected a periodic box, found none; remove it")
+    system.addForce(openmm.MonteCarloBarostat(settings.pressure, settings.temperature, _BAROSTAT_INTERVAL))
 
 
 def _in_boxes(system: openmm.System, starts: Mapping[str, Snapshot]) -> dict[str, Snapshot]:

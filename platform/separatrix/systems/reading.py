@@ -133,7 +133,7 @@ def system_xml(file: Path, where: str) -> str:
         if name != "Force" or kind in FORCES:
             return None
         if "Barostat" in kind:
-            return f"it has a {kind}; remove it from the System: the box of a run from files stays as it is"
+            return f"it has a {kind}; remove it there, and set system.pressure"
         return f"a force of type {kind[:40]!r} cannot be used; expected functions of the positions, of OpenMM itself"
 
     return _checked_xml(file, where, "System", check)
