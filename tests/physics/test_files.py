@@ -13,6 +13,7 @@ import pytest
 from openmm import app, unit
 from tests.molecule_files import Terms, energy, gro, gromacs_top, inpcrd, prmtop
 
+from separatrix import preparing
 from separatrix.engine import atoms_of, read_atoms
 from separatrix.errors import SystemBuildError
 from separatrix.session import Session
@@ -216,7 +217,9 @@ def helix_run(tmp_path_factory):
     (source / "helix.toml").write_text(text.replace("chains = 2", "chains = 1") + hot)
     session = Session.create(folder / "run", source / "helix.toml")
     source.rename(folder / "moved")
-    session.run(3, workers=0, platform="CPU", progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparing, "_MEASURE_SECONDS", 0.05)
+        session.run(3, workers=0, platform="CPU", progress=False)
     return folder
 
 
