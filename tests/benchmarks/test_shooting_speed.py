@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from separatrix.engine import Engine, atoms_of, serialize
+from separatrix.engine import Engine, atoms_of, platform_properties, serialize
+from separatrix.equilibration import equilibrate
 from separatrix.observables import Observables
 from separatrix.records import ShotTask, Snapshot
 from separatrix.seeding import find_first_paths
@@ -20,29 +21,33 @@ from separatrix.systems import build_system, resolve
 
 pytestmark = pytest.mark.benchmark
 
-N_SHOTS = 1_000
 BLOCKS = 10
 
 SYSTEMS = {
-    "alanine-dipeptide, vacuum": {"system": {"kind": "alanine-dipeptide"}},
-    "alanine-dipeptide, obc2": {"system": {"kind": "alanine-dipeptide", "solvent": "obc2"}},
-    "hummer-szabo": {"system": {"kind": "hummer-szabo"}},
+    "alanine-dipeptide, vacuum": ({"system": {"kind": "alanine-dipeptide"}}, 1_000),
+    "alanine-dipeptide, obc2": ({"system": {"kind": "alanine-dipeptide", "solvent": "obc2"}}, 200),
+    "hummer-szabo": ({"system": {"kind": "hummer-szabo"}}, 1_000),
+    "lithium-chloride, tip3p": ({"system": {"kind": "lithium-chloride", "equilibration": 2.0}}, 20),
+    "alanine-dipeptide, tip3p": (
+        {"system": {"kind": "alanine-dipeptide", "solvent": "tip3p", "equilibration": 2.0}},
+        20,
+    ),
 }
+"""Configurations, and how many shots each of them is measured with."""
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_shooting_against_raw_steps(name: str) -> None:
     """Uniform shooting from the current path: time of whole shots, descriptors included, over that of bare steps."""
-    shooter, raw, start = make(SYSTEMS[name])
+    data, n_shots = SYSTEMS[name]
+    shooter, raw, path = make(data)
     rng = np.random.default_rng(1)
-    path, shots, bare, frames = start, [], [], 0
-    n_shots = N_SHOTS if "obc2" not in name else N_SHOTS // 5
-    first = Snapshot(positions=path[len(path) // 2])
+    shots, bare, frames = [], [], 0
+    first = path[len(path) // 2]
     shooter.shoot(ShotTask(chain=0, step=0, snapshot=first, seed=1, model=0, frame=1))  # loads machine code, once
     for step in range(n_shots):
         frame = int(rng.integers(1, len(path) - 1))
-        snapshot = Snapshot(positions=path[frame])
-        task = ShotTask(chain=0, step=step, snapshot=snapshot, seed=int(rng.integers(2**62)), model=0, frame=frame)
+        task = ShotTask(chain=0, step=step, snapshot=path[frame], seed=int(rng.integers(2**62)), model=0, frame=frame)
         begin = time.perf_counter()
         outcome = shooter.shoot(task)
         middle = time.perf_counter()
@@ -52,7 +57,7 @@ def test_shooting_against_raw_steps(name: str) -> None:
         bare.append(end - middle)
         frames += outcome.n_frames - 1
         if outcome.positions is not None:
-            path = outcome.positions
+            path = snapshots(outcome.positions, outcome.box)
     ratios = [sum(bare[block::BLOCKS]) / sum(shots[block::BLOCKS]) for block in range(BLOCKS)]
     error = np.std(ratios, ddof=1) / np.sqrt(BLOCKS)
     print(
@@ -61,14 +66,25 @@ def test_shooting_against_raw_steps(name: str) -> None:
     )
 
 
-def make(data: dict[str, Any]) -> tuple[Shooter, Engine, np.ndarray]:
+def make(data: dict[str, Any]) -> tuple[Shooter, Engine, list[Snapshot]]:
     """Return a shooter, a second engine for bare steps, and a first path."""
     config = resolve(data)
-    system = build_system(config)
+    system = equilibrate(build_system(config), config)
+    platform = "CPU" if system.periodic else "Reference"
+    properties = platform_properties(platform, threads=1)
     start = next(iter(system.starts.values()))
     xml, _ = serialize(system.openmm_system, system.topology, start)
     observables = Observables(config, atoms_of(system.topology))
-    paths = find_first_paths(xml, config, observables, system.starts, platform="Reference", properties={}, n_paths=1)
-    engine, raw = Engine(xml, config, "Reference"), Engine(xml, config, "Reference")
+    found = find_first_paths(
+        xml, config, observables, system.starts, platform=platform, properties=properties, n_paths=1
+    )
+    engine, raw = Engine(xml, config, platform, properties), Engine(xml, config, platform, properties)
     raw.place(start)
-    return Shooter(engine, observables, config.sampling.max_frames, None), raw, paths[0].positions
+    shooter = Shooter(engine, observables, config.sampling.max_frames, None)
+    return shooter, raw, snapshots(found[0].positions, found[0].box)
+
+
+def snapshots(positions: Any, box: Any) -> list[Snapshot]:
+    """Return the frames of a path."""
+    boxes = [None] * len(positions) if box is None else box
+    return [Snapshot(positions=frame, box=cell) for frame, cell in zip(positions, boxes, strict=True)]

@@ -23,6 +23,9 @@ from separatrix.store import Store, write_trajectory
 from separatrix.stored_paths import StoredPaths
 from separatrix.systems import resolve
 from separatrix.validation import validate
+from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.viewer import MoleculeViewer
+from separatrix_dashboards.viewer.picture import solute_alone
 
 N_ATOMS = 1112
 LITHIUM_CHLORIDE = {
@@ -114,6 +117,20 @@ def test_shots_in_water_are_made_stored_and_reduced(sampled):
         r = mdtraj.compute_distances(path, [[0, 1]])[:, 0]
         frames = reader.columns("frames")
         assert r == pytest.approx(frames["cvs"][frames["shot"] == shot][:, 0], abs=1e-4)
+
+
+def test_a_page_gets_the_solute_alone(sampled):
+    feed = Feed(sampled)
+    stored = Store.open(sampled).trajectory_shots()
+    topology, n_hidden = solute_alone((sampled / "system" / "topology.pdb").read_text())
+    assert n_hidden == N_ATOMS - 2
+    for shot in stored:
+        positions = feed.solute_positions(shot)
+        assert positions.shape == (feed.snapshot.shots["n_frames"][shot], 2, 3)
+        viewer = MoleculeViewer()
+        viewer.show(positions, topology, 0.02)
+        assert len(viewer.coordinates) == positions.size * 4
+        assert not viewer.has_solvent
 
 
 def test_a_path_shows_the_solute_in_the_middle_and_whole_molecules_around_it(sampled):

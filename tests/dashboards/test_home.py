@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from separatrix import Session
-from separatrix.errors import ConfigError
+from separatrix.errors import ConfigError, EquilibrationStoppedError
 from separatrix.records import RunState
 from separatrix.systems import CATALOGUE, resolve
 from separatrix_dashboards.access import Role
@@ -427,6 +428,42 @@ def test_a_run_is_created_and_the_browser_taken_to_it(workspace):
     assert not page.start.disabled
     asyncio.run(page.act("create"))
     assert "already" in page.name.helper_text
+
+
+def test_a_run_in_water_is_made_beside_the_server_and_the_page_says_how_far_it_is(workspace):
+    page = NewSession(workspace)
+    page.system.value = "lithium-chloride"
+    page.form.fields["system", "equilibration"].widget.value = "0.4"
+    page.name.value = "salt"
+    said, turns = [], 0
+
+    async def made():
+        nonlocal turns
+        making = asyncio.create_task(page.act("create"))
+        while not making.done():
+            await asyncio.sleep(0.05)
+            turns += 1
+            said.append(page._message.object)
+
+    asyncio.run(made())
+    assert set(Session.open(workspace.folder / "salt").config.states) == {"bound", "unbound"}
+    assert any("Equilibrating the water" in text and "of 0.8 ps" in text for text in said)
+    assert turns > 10  # the server had its turns meanwhile
+
+
+def test_a_server_that_goes_down_ends_the_making_of_a_run(tmp_path):
+    pool = SessionPool(1)
+    closing = []
+
+    def report(_):
+        if not closing:
+            closing.append(threading.Thread(target=pool.close))
+            closing[0].start()
+
+    with pytest.raises(EquilibrationStoppedError):
+        pool.create(tmp_path / "salt", {"system": {"kind": "lithium-chloride"}}, role=Role.OPERATOR, report=report)
+    closing[0].join()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -186,7 +186,7 @@ def test_equilibration_ends_early_when_told_and_says_so():
     with pytest.raises(EquilibrationStoppedError, match="nothing was stored"):
         equilibrate(build_system(config), config, report=report, stop=stop)
     assert told[0].activity == "placing the water"
-    assert told[-1].total == 20.0
+    assert told[-1].total == 16.0
     assert [p.done for p in told] == sorted(p.done for p in told)
 
 

@@ -48,7 +48,7 @@ _N_WATERS = 543
 _EDGE = 2.558
 """nm; of the cube in which this model has a pressure of 1 bar at 300 K, as 90 ps with a barostat gave."""
 _EQUILIBRATION = Equilibration(
-    picoseconds=8.0, hold=tuple(_CVS.values()), tolerance=(15.0, 15.0), strength=(400.0, 400.0)
+    picoseconds=6.0, hold=tuple(_CVS.values()), tolerance=(15.0, 15.0), strength=(400.0, 400.0)
 )
 
 

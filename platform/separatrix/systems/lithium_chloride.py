@@ -28,7 +28,7 @@ _DISTANCES = {"bound": 0.215, "unbound": 0.6}
 """Of the ions where the states begin, nm."""
 _N_DRAWN = 12
 _DISTANCE = "distance(0, 1)"
-_EQUILIBRATION = Equilibration(picoseconds=10.0, hold=(_DISTANCE,), tolerance=(0.01,), strength=(10_000.0,))
+_EQUILIBRATION = Equilibration(picoseconds=8.0, hold=(_DISTANCE,), tolerance=(0.01,), strength=(10_000.0,))
 
 
 def _defaults() -> dict[str, Any]:
