@@ -106,7 +106,7 @@ def test_the_view_of_every_run_is_made_and_shows_its_shots(watched):
     assert any("Start the run" in str(pane.object) for pane in started) == (n_shots == 0)
     waiting = [pane for pane in view.select(pn.pane.HTML) if "Drawn " in str(pane.object) and pane.visible]
     assert len(waiting) == (0 if n_shots else 5)
-    n_charts = 5 if several else 6
+    n_charts = 6
     until(lambda: len(list(view.select(pn.pane.Bokeh))) == n_charts)
 
 
