@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -25,13 +26,22 @@ def pdb_text(topology: app.Topology, positions: Float32Array) -> str:
     Raises
     ------
     SystemBuildError
-        If two atoms of a residue have the same name, so that one of them would be lost.
+        If atoms would be lost, as when two in a residue have the same name.
     """
     _check_names(topology)
-    stream = io.StringIO()
-    app.PDBFile.writeFile(topology, positions.astype(float) * unit.nanometer, stream, keepIds=True)
-    text = stream.getvalue()
-    missing = _bonds(topology) - _bonds(app.PDBFile(io.StringIO(text)).topology)
+    text = _written(topology, positions, keep_ids=True)
+    stored = _read(text)
+    if _sizes(stored) != _sizes(topology):  # neighbours of one name and number, which the format cannot tell apart
+        text = _written(topology, positions, keep_ids=False)
+        stored = _read(text)
+    if _sizes(stored) != _sizes(topology):
+        expected, found = (
+            f"{one.getNumResidues()} residues of {one.getNumAtoms()} atoms" for one in (topology, stored)
+        )
+        raise SystemBuildError(
+            f"system.topology: expected {expected} once they are stored in the PDB format, found {found}; renumber"
+        )
+    missing = _bonds(topology) - _bonds(stored)
     if not missing:
         return text
     lines = text.splitlines()
@@ -45,9 +55,26 @@ def as_stored(topology: app.Topology) -> app.Topology:
     positions = np.zeros((topology.getNumAtoms(), 3), dtype=np.float32)
     # Apart, or OpenMM would see disulfide bonds wherever two sulfurs lie.
     positions[:, 0] = np.arange(len(positions)) % 900
-    stored = app.PDBFile(io.StringIO(pdb_text(topology, positions))).topology
+    stored = _read(pdb_text(topology, positions))
     stored.setPeriodicBoxVectors(topology.getPeriodicBoxVectors())
     return stored
+
+
+def _written(topology: app.Topology, positions: Float32Array, *, keep_ids: bool) -> str:
+    stream = io.StringIO()
+    app.PDBFile.writeFile(topology, positions.astype(float) * unit.nanometer, stream, keepIds=keep_ids)
+    return stream.getvalue()
+
+
+def _read(text: str) -> app.Topology:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of atoms that are one; they are counted
+        return app.PDBFile(io.StringIO(text)).topology
+
+
+def _sizes(topology: app.Topology) -> list[int]:
+    """Return the number of atoms of each residue."""
+    return [len(list(residue.atoms())) for residue in topology.residues()]
 
 
 def _bonds(topology: app.Topology) -> set[tuple[int, int]]:

@@ -11,6 +11,7 @@ import numpy as np
 import openmm
 import pytest
 from openmm import app, unit
+from tests.command_line import run_cli
 from tests.molecule_files import Terms, energy, gro, gromacs_top, inpcrd, prmtop
 
 from separatrix import preparing
@@ -195,6 +196,14 @@ def test_a_stored_topology_keeps_its_bonds_and_is_stable(tmp_path):
     assert again.residues == atoms.residues
 
 
+def test_neighbours_of_one_name_and_number_stay_apart():
+    topology = app.Topology()
+    chain = topology.addChain()
+    for _ in range(3):
+        topology.addAtom("AR", app.element.argon, topology.addResidue("AR", chain, id="1"))
+    assert atoms_of(as_stored(topology)).residues == (0, 1, 2)
+
+
 def test_atoms_that_a_stored_topology_would_lose_are_named():
     topology = app.Topology()
     residue = topology.addResidue("LIG", topology.addChain(), id="3")
@@ -244,6 +253,8 @@ def test_other_files_of_the_same_names_are_other_runs(helix_run):
     pdb = source / "helix.pdb"
     pdb.write_text(pdb.read_text().replace("REMARK   1 CREATED", "REMARK   1 created"))
     assert Session.resolve(source / "helix.toml").content_hash != session.config.content_hash
+    refused = run_cli("run", run, "--config", source / "helix.toml")
+    assert (refused.code, "expected the configuration this run was made with" in refused.err) == (2, True)
     with pytest.raises(SystemBuildError, match=r"system.sha256: .*helix.pdb"):
         Session.create(helix_run / "other", session.config)
     shutil.rmtree(source)
