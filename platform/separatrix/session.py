@@ -21,11 +21,13 @@ from separatrix.observables import Observables
 from separatrix.preparing import check_resources, own_seed_paths, write_seed_paths
 from separatrix.progress import EquilibrationDisplay, ProgressDisplay, SearchDisplay, ShootingDisplay
 from separatrix.reader import Reader
-from separatrix.records import Status
+from separatrix.records import Snapshot, Status
 from separatrix.resources import Resources
 from separatrix.store import Store, require_nothing_at
 from separatrix.systems import build_system, resolve
 from separatrix.validation import CONFIGURATIONS, SHOTS, Validation, validate
+
+_MOST_STARTS = 16
 
 
 class Session:
@@ -103,7 +105,7 @@ class Session:
             config_toml=resolved.to_toml(),
             system_xml=system_xml,
             topology_pdb=topology_pdb,
-            starts=observables.starts_in_states(system.starts) or dict([next(iter(system.starts.items()))]),
+            starts=_kept_starts(observables, system.starts),
             feature_names=observables.descriptors.names,
             cv_names=observables.columns.names,
             state_names=observables.states.names,
@@ -337,3 +339,10 @@ class Session:
             self._error = error
         finally:
             ended.set()
+
+
+def _kept_starts(observables: Observables, starts: Mapping[str, Snapshot]) -> Mapping[str, Snapshot]:
+    """Return the starts that are stored with a run: all of a few; of many, as in a trajectory, one in each state."""
+    if len(starts) <= _MOST_STARTS:
+        return starts
+    return observables.starts_in_states(starts) or dict([next(iter(starts.items()))])

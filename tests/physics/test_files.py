@@ -258,3 +258,11 @@ def test_other_files_of_the_same_names_are_other_runs(helix_run):
     with pytest.raises(SystemBuildError, match=r"system.sha256: .*helix.pdb"):
         Session.create(helix_run / "other", session.config)
     shutil.rmtree(source)
+
+
+def test_of_many_frames_a_run_keeps_one_in_each_state(folder, content, tmp_path):
+    frames = np.repeat(nm(content.positions)[None], 40, axis=0)
+    mdtraj.Trajectory(frames, mdtraj.Topology.from_openmm(content.topology)).save(str(folder / "many.xtc"))
+    data = configured(folder, **FORMATS["pdb"], starts=["many.xtc"])
+    Session.create(tmp_path / "run", data)
+    assert list(Store.open(tmp_path / "run").starts()) == ["left"]
