@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -540,6 +542,17 @@ def platform_properties(
     if platform not in GPU_PLATFORMS:
         return {}
     return {"Precision": precision} | ({} if device is None else devices_of(platform)[device])
+
+
+def limit_mesh_threads(threads: int) -> None:
+    """Have the mesh of Ewald sums on the CPU platform use so many threads in this process of our own.
+
+    OpenMM asks once, when the first context is made, and takes as many as there are cores: all workers together then
+    have the square of that, and lose a fifth of their speed with four threads for each core. A process that others
+    started is left as it is.
+    """
+    if multiprocessing.parent_process() is not None:
+        os.environ["OPENMM_CPU_THREADS"] = str(threads)
 
 
 def _measure(

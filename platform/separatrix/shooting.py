@@ -21,6 +21,7 @@ from separatrix.engine import (
     Engine,
     Half,
     PlatformSpeed,
+    limit_mesh_threads,
     measure_platforms,
     platform_names,
     platform_properties,
@@ -243,6 +244,7 @@ _here = threading.local()  # a worker process has one thread; serial sessions of
 
 def start_worker(spec: WorkerSpec) -> None:
     """Build the shooter of this thread; the initializer of worker processes."""
+    limit_mesh_threads(spec.threads)
     _here.spec = spec
     _here.shooter = Shooter.build(spec)
 
@@ -297,6 +299,7 @@ def join_cluster(threads: int, spec: ClusterSpec) -> ClusterShooter:
         )
     if not os.access(spec.beacon.parent, os.W_OK):
         raise ClusterError(f"on {host} the worker may not write to {spec.beacon.parent}, where trajectories go")
+    limit_mesh_threads(threads)
     config = RunConfig.from_data(read_toml(spec.run / "config.toml"), where=str(spec.run / "config.toml"))
     names = platform_names() if spec.platform == "auto" else (spec.platform,)
     platforms = {name: platform_properties(name, threads=threads, precision=spec.precision) for name in names}

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from separatrix.engine import limit_mesh_threads
 from separatrix.errors import DeviceLostError, EngineError, WorkersLostError
 from separatrix.executors import ProcessExecutor, SerialExecutor
 
@@ -247,3 +248,14 @@ def test_losses_in_a_row_end_a_serial_executor_too() -> None:
     assert executor.submit(pow, 2, 3).result() == 8
     errors = [type(executor.submit(lose_device, "lost").exception()) for _ in range(5)]
     assert errors == [DeviceLostError] * 4 + [WorkersLostError]
+
+
+def test_a_worker_process_limits_the_threads_of_its_mesh_and_a_process_of_others_is_left_alone() -> None:
+    before = os.environ.get("OPENMM_CPU_THREADS")
+    limit_mesh_threads(7)
+    assert os.environ.get("OPENMM_CPU_THREADS") == before
+    executor = ProcessExecutor(1, limit_mesh_threads, lambda worker: (7,))
+    try:
+        assert executor.submit(os.getenv, "OPENMM_CPU_THREADS").result() == "7"
+    finally:
+        executor.shutdown()
