@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -160,8 +161,12 @@ def test_every_dependency_is_pinned():
 
 
 def imported(path: Path) -> set[str]:
-    """Return the top-level names of the modules that a file imports."""
-    nodes = list(ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
+    """Return the top-level names of the modules that a file of Python or a notebook imports."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        lines = [line for cell in json.loads(text)["cells"] if cell["cell_type"] == "code" for line in cell["source"]]
+        text = "".join(line.rstrip("\n") + "\n" for line in lines if line[:1] not in ("!", "%"))
+    nodes = list(ast.walk(ast.parse(text)))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
     return {name.split(".")[0] for name in names}
@@ -178,7 +183,7 @@ def test_everything_imported_is_declared():
     undeclared = {
         (str(path), name)
         for path in committed_files()
-        if path.parts[0] in SOURCE_ROOTS and path.suffix == ".py"
+        if (path.parts[0] in SOURCE_ROOTS and path.suffix == ".py") or path.suffix == ".ipynb"
         for name in imported(path) - known
         if not distributions(providers.get(name, [name])) & (building if path == BUILD_HOOK else installed)
     }

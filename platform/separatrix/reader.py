@@ -18,7 +18,13 @@ from separatrix.committor import Committor
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import read_atoms
 from separatrix.errors import AnalysisError, ConfigError, StoreError
-from separatrix.estimates import clopper_pearson, transition_yield, transitions_by_pair
+from separatrix.estimates import (
+    Grid,
+    clopper_pearson,
+    landscape_committor,
+    transition_yield,
+    transitions_by_pair,
+)
 from separatrix.observables import Observables, TableObservables
 from separatrix.records import Atoms, FloatArray, IntArray, Reason, RunState, Status
 from separatrix.rows import are_transitions, outcome_counts, restore_status
@@ -31,8 +37,10 @@ from separatrix.store import (
     shot_columns,
     shot_dimensions,
 )
+from separatrix.systems import build_system
 from separatrix.training_data import TrainingData, build_training_data
 from separatrix.trajectory import imaged, molecules_of
+from separatrix.units import thermal_energy
 
 _MOST_SHOWN: Final = 30
 """Names in one message."""
@@ -323,6 +331,27 @@ class Reader:
             raise ValueError(f"expected descriptors of shape (n, {expected}), got {values.shape}")
         model = self.model()
         return model.p_B(values) if model.n_outputs == 1 else model.probabilities(values)
+
+    def exact_committor(self, x: ArrayLike, y: ArrayLike) -> Grid:
+        """Return the exact p_B of a two-dimensional landscape on a mesh, of overdamped motion, to hold models against.
+
+        Parameters
+        ----------
+        x, y : (n_x,), (n_y,) ascending, nm; wide enough for all that can be reached, as nothing leaves the mesh
+
+        Raises
+        ------
+        AnalysisError
+            If the run is of a molecule or was made from a table.
+        ConfigError
+            If there is no such map, see `estimates.landscape_committor`.
+        """
+        config = self.config
+        landscape = None if config.table is not None else build_system(config).landscape
+        if landscape is None:
+            raise AnalysisError(f"{self.folder}: expected a landscape, found {config.system.kind}: no exact committor")
+        kT = thermal_energy(config.dynamics.temperature)
+        return landscape_committor(landscape, kT, config.collective_variables, config.states, x, y)
 
     def status(self) -> Status:
         """Return how the run stands by its last commit."""

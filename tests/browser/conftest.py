@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from playwright.sync_api import sync_playwright
+from tests.browser.lab import Lab
 
 from separatrix import Session, preparing
 
@@ -312,3 +313,11 @@ def runs(tmp_path, landscape_run, molecule_run):
 def server(serve, runs):
     """Return a server of that folder."""
     return serve(runs, "--max-workers", "1")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Return a JupyterLab."""
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.close()

@@ -14,7 +14,7 @@ import zarr
 
 from separatrix import Session, preparing, read
 from separatrix.committor import Committor
-from separatrix.errors import ColumnMismatchError, RunNotFoundError, StoreError
+from separatrix.errors import AnalysisError, ColumnMismatchError, RunNotFoundError, StoreError
 from separatrix.reader import Reader
 from separatrix.records import Density, Reason, RunState
 from separatrix.selector import density_correction, selector_named
@@ -362,3 +362,13 @@ def test_reader_and_session_are_one_view(runs):
     assert isinstance(session.reader, Reader)
     assert session.status == session.reader.status()
     assert session.config == session.reader.config
+
+
+def test_a_landscape_has_an_exact_committor_and_a_molecule_none(runs):
+    mesh = np.linspace(-2.0, 2.0, 201)
+    exact = read(runs["landscape"]).exact_committor(mesh, mesh)
+    # The landscape is the same upside down and left for right.
+    assert exact.at([[0.0, 0.0], [-1.0, -1.0], [1.0, 1.0]]) == pytest.approx([0.5, 0.0, 1.0], abs=1e-3)
+    assert exact.at([0.3, -0.2]) == pytest.approx(1 - exact.at([-0.3, 0.2]), abs=1e-3)
+    with pytest.raises(AnalysisError, match="expected a landscape, found alanine-dipeptide"):
+        read(runs["molecule"]).exact_committor(mesh, mesh)
