@@ -10,7 +10,8 @@ from separatrix import Session
 from separatrix.analyst import Analyst
 from separatrix.insight import insights
 
-PATIENCE = 120.0
+PATIENCE = 240.0
+"""Seconds for analyses, which take fifteen, and yield to whatever else the machine does."""
 MOLECULE = {"system": {"kind": "alanine-dipeptide"}, "seeding": {"temperature": 1200.0}}
 
 

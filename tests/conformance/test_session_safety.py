@@ -370,7 +370,7 @@ def test_a_shot_whose_worker_is_killed_is_made_again(path):
     session.start(200, workers=2, platform="Reference")
     try:
         wait_for(lambda: session.status.steps >= 20)
-        os.kill(session._loop._shooters.process_ids[0], signal.SIGKILL)
+        kill_at_work(session._loop._shooters)
         assert session.wait(PATIENCE)
     finally:
         session.stop()
@@ -386,6 +386,15 @@ def test_a_shot_whose_worker_is_killed_is_made_again(path):
         assert shots["retries"][row] == event["attempt"]
         assert shots["reason"][row] != Reason.FAILURE
     assert reader.summary()["failures"] == shots["retries"].sum() == len(failures) == session.status.failures
+
+
+def kill_at_work(shooters):
+    """Kill a worker that has a shot to make: idle between two shots it would cost none."""
+    worker = shooters._workers[0]
+    os.kill(worker.process_id, signal.SIGSTOP)
+    time.sleep(0.5)  # what it had finished is taken, and it is given another shot
+    wait_for(lambda: worker.busy)
+    os.kill(worker.process_id, signal.SIGKILL)
 
 
 EXPLOSIVE = {
@@ -500,7 +509,8 @@ def test_an_interrupted_command_commits_and_exits_130(starter, path, number, to_
 def test_ctrl_c_ends_the_search_for_a_first_path(starter, tmp_path):
     path = tmp_path / "run"
     barrier = {**EXPLOSIVE["system"], "expression": "4000*((x^2 - 1)^2 + (x - y)^2)", "extra": [], "timestep": 0.01}
-    Session.create(path, {**EXPLOSIVE, "system": barrier, "sampling": {"max_frames": 10**6}})
+    # Frames far apart, or the search would be over within a second.
+    Session.create(path, {**EXPLOSIVE, "system": barrier, "sampling": {"max_frames": 10**6, "stride": 10_000}})
     session = starter.start("run", path, "--workers", 1, *PLATFORM)
     wait_for(lambda: Reader(path).status().state is RunState.SEEDING)
     time.sleep(0.5)
