@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from separatrix.commands.options import examples
 from separatrix.errors import ConfigError
 from separatrix_dashboards.access import EVERYBODY, Role, add_user
 
@@ -86,6 +87,14 @@ def serve(  # noqa: PLR0913 - a command has as many parameters as options
     )
     users = server.check_options(options)
     raise typer.Exit(server.serve(options, users))
+
+
+serve.epilog = examples(
+    "separatrix serve runs",
+    "separatrix serve runs --start alanine-dipeptide",
+    "separatrix serve --add-user ada --role operator --auth users.toml",
+    "separatrix serve runs --address 0.0.0.0 --auth users.toml",
+)
 
 
 def _cores() -> int:

@@ -24,6 +24,7 @@ from separatrix.commands.options import (
     PrecisionOption,
     WorkersOption,
     WorkersPerDeviceOption,
+    examples,
 )
 from separatrix.commands.validate import validate
 from separatrix.config import TableSystem, anchored, apply_overrides, read_toml
@@ -49,12 +50,21 @@ app = typer.Typer(
     name="separatrix",
     help="AI-guided transition path sampling: catch rare events, learn the committor, see the mechanism.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    epilog=examples(
+        "separatrix run runs/first --system alanine-dipeptide",
+        "separatrix serve runs",
+        "separatrix explain runs/first",
+    ),
 )
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.", show_default=False)]
-SystemOption = Annotated[str | None, typer.Option("--system", help="A system of the catalogue (`separatrix systems`).")]
+SystemOption = Annotated[
+    str | None,
+    typer.Option(
+        "--system", help="A system of the catalogue (`separatrix systems`).", autocompletion=lambda: sorted(CATALOGUE)
+    ),
+]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A TOML configuration.")]
 SetOption = Annotated[
     list[str] | None,
@@ -63,7 +73,12 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix systems",
+        "separatrix systems --json",
+    )
+)
 def systems(as_json: JsonOption = False) -> None:
     """List the systems of the catalogue."""
     if as_json:
@@ -80,7 +95,13 @@ def systems(as_json: JsonOption = False) -> None:
     console.print("\nStart one: separatrix run runs/first --system NAME", style="dim", highlight=False)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix new runs/ala --system alanine-dipeptide",
+        "separatrix new runs/ala --system alanine-dipeptide --set system.solvent=obc2",
+        "separatrix new runs/mine --config mine.toml --set sampling.chains=8",
+    )
+)
 def new(run: RunPath, system: SystemOption = None, config: ConfigOption = None, sets: SetOption = None) -> None:
     """Make a run; water is equilibrated, which takes a minute, and nothing else is simulated yet."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -89,7 +110,15 @@ def new(run: RunPath, system: SystemOption = None, config: ConfigOption = None, 
     print(f"sample it: separatrix run {run}")
 
 
-@app.command("run")
+@app.command(
+    "run",
+    epilog=examples(
+        "separatrix run runs/ala --system alanine-dipeptide",
+        "separatrix run runs/ala --steps 5000",
+        "separatrix run runs/ala --workers 8 --devices 0,1",
+        "separatrix run runs/ala --executor dask --scheduler tcp://node1:8786",
+    ),
+)
 def run_(  # noqa: PLR0913 - a command has as many parameters as options
     run: RunPath,
     steps: Annotated[
@@ -154,12 +183,28 @@ def run_(  # noqa: PLR0913 - a command has as many parameters as options
     print(f"{run}: {activity(status)}, {steps_in_words(status)}; look at it: separatrix show {run}")
 
 
-app.command()(learn)
-app.command()(validate)
+app.command(
+    epilog=examples(
+        "separatrix learn shots.csv runs/mine --counts n_A,n_B",
+        "separatrix learn shots.csv runs/mine --groups chain --test more.csv",
+    )
+)(learn)
+app.command(
+    epilog=examples(
+        "separatrix validate runs/ala",
+        "separatrix validate runs/ala --configurations 20 --shots 100",
+        "separatrix validate runs/ala --against runs/ala2",
+    )
+)(validate)
 app.add_typer(export.app)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix show runs/ala",
+        "separatrix show runs/ala --json",
+    )
+)
 def show(run: RunPath, as_json: JsonOption = False) -> None:
     """Show how a run stands."""
     from separatrix.reader import Reader  # noqa: PLC0415
@@ -176,7 +221,12 @@ def show(run: RunPath, as_json: JsonOption = False) -> None:
     Console().print(table)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix explain runs/ala",
+        "separatrix explain runs/ala --inputs 3 --json",
+    )
+)
 def explain(
     run: RunPath,
     inputs: Annotated[
@@ -215,7 +265,12 @@ def explain(
         raise typer.Exit(130)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix doctor",
+        "separatrix doctor mine.toml",
+    )
+)
 def doctor(
     target: Annotated[
         Path, typer.Argument(metavar="[FOLDER|CONFIG.toml]", help="Where runs would be stored, or a configuration.")
@@ -266,7 +321,7 @@ def _plug_in(given: Sequence[str]) -> None:
     """Add the commands of other packages, such as ``serve``, unless one of our own is asked for.
 
     A package declares them in its entry points of the group ``separatrix.commands``, as functions for Typer in modules
-    that load quickly.
+    that load quickly. An attribute ``epilog`` of such a function ends its help.
     """
     own = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     own |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance is not None}
@@ -274,7 +329,8 @@ def _plug_in(given: Sequence[str]) -> None:
         return
     for entry in entry_points(group="separatrix.commands"):
         if entry.name not in own:
-            app.command(entry.name)(entry.load())
+            command = entry.load()
+            app.command(entry.name, epilog=getattr(command, "epilog", None))(command)
 
 
 def _fail(message: str) -> NoReturn:

@@ -287,6 +287,11 @@ class RunConfig(_Section):
     def from_data(cls, data: Mapping[str, Any], *, where: str = "configuration") -> Self:
         """Build from plain data such as parsed TOML.
 
+        Parameters
+        ----------
+        data : nested tables, complete
+        where : the data are from, to begin an error
+
         Raises
         ------
         ConfigError

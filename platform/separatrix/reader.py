@@ -145,6 +145,10 @@ class Reader:
     def model(self, version: int | None = None) -> Committor:
         """Return a committor model, the newest by default.
 
+        Parameters
+        ----------
+        version : counted from 1; 0 is a model that was never trained
+
         Raises
         ------
         StoreError
@@ -184,6 +188,10 @@ class Reader:
     def check_two_states(self, what: str) -> None:
         """Refuse what is for two states so far.
 
+        Parameters
+        ----------
+        what : is for two states, to begin the error
+
         Raises
         ------
         AnalysisError
@@ -217,7 +225,12 @@ class Reader:
         return f"sample more with separatrix run {self.folder}"
 
     def model_report(self, version: int) -> dict[str, Any]:
-        """Return what the training of a version gave: losses, learning rate, efficiency factor, calibration."""
+        """Return what the training of a version gave: losses, learning rate, efficiency factor, calibration.
+
+        Parameters
+        ----------
+        version : of the model, counted from 1
+        """
         self._store.refresh()
         return self._store.model_report(version)
 
@@ -225,6 +238,10 @@ class Reader:
         """Return positions (n_frames, n_atoms, 3) nm and box (n_frames, 3, 3) nm or None of a transition.
 
         They are as they were simulated, with molecules wherever they went; of a reduced path they are the solute's.
+
+        Parameters
+        ----------
+        shot : number of the shot, its row in `shots`
         """
         self._store.refresh()
         return self._store.trajectory(shot)
@@ -234,6 +251,7 @@ class Reader:
 
         Parameters
         ----------
+        shot : number of the shot, its row in `shots`
         solute : leave the other atoms out
 
         Returns
@@ -258,13 +276,23 @@ class Reader:
         return self.observables.solute
 
     def has_whole_path(self, shot: int) -> bool:
-        """Return whether all atoms of the path of a shot are stored, not the solute alone."""
+        """Return whether all atoms of the path of a shot are stored, not the solute alone.
+
+        Parameters
+        ----------
+        shot : number of the shot, its row in `shots`
+        """
         return self._store.is_whole(shot)
 
     def path_trajectory(self, positions: FloatArray, box: FloatArray | None) -> mdtraj.Trajectory:
         """Return positions, of all atoms or of the solute, as an MDTraj trajectory with topology and time axis (ps).
 
         In a periodic box the solute is in its middle, its molecules together, and the others are around it.
+
+        Parameters
+        ----------
+        positions : (n_frames, n_atoms, 3), nm
+        box : (n_frames, 3, 3), nm, or None without one
         """
         topology = mdtraj.load_topology(str(self.folder / "system" / "topology.pdb"))
         if positions.shape[1] < topology.n_atoms:
@@ -281,6 +309,10 @@ class Reader:
 
         In a periodic box the solute is in its middle, its molecules together, and the others are around it. Of a
         reduced path (``sampling.stored_paths = "solute"``) there is the solute alone.
+
+        Parameters
+        ----------
+        shot : number of the shot, its row in `shots`
 
         Raises
         ------
@@ -324,6 +356,10 @@ class Reader:
         """Return p_B (n,) of descriptors (n, d) in the order of ``frames["feature"]``, by the newest model.
 
         For more than two states it is the probability of each, (n, n_states), in the order of ``state_names``.
+
+        Parameters
+        ----------
+        features : (n, d), in the units of the columns
         """
         values = np.asarray(features, dtype=np.float32)
         expected = len(self._store.feature_names)
@@ -402,7 +438,12 @@ class Reader:
         }
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """Return the result of an analysis, ``mechanism``, ``validation`` or ``test``; None when the run holds none."""
+        """Return the result of an analysis, ``mechanism``, ``validation`` or ``test``; None when the run holds none.
+
+        Parameters
+        ----------
+        name : ``mechanism``, ``validation`` or ``test``
+        """
         return read_result(self.folder, name)
 
     @property
@@ -428,6 +469,10 @@ class Reader:
 
     def validation_of(self, number: int) -> xr.Dataset:
         """Return a validation by its number, counted from 0, as `validation` does.
+
+        Parameters
+        ----------
+        number : of the validation
 
         Raises
         ------
@@ -479,7 +524,12 @@ class Reader:
         return events
 
     def columns(self, table: str) -> Mapping[str, NDArray[Any]]:
-        """Return the raw columns of ``shots`` or ``frames``, read-only, fetching only the rows that are new."""
+        """Return the raw columns of ``shots`` or ``frames``, read-only, fetching only the rows that are new.
+
+        Parameters
+        ----------
+        table : ``shots`` or ``frames``
+        """
         self._store.refresh()
         return self._tables[table].columns()
 
@@ -518,5 +568,10 @@ def count_names(reader: Reader) -> tuple[str, ...]:
 
 
 def read(path: Path | str) -> Reader:
-    """Open a run for reading."""
+    """Open a run for reading.
+
+    Parameters
+    ----------
+    path : folder of the run
+    """
     return Reader(path)

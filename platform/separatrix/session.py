@@ -120,6 +120,10 @@ class Session:
     def open(cls, path: Path | str) -> Self:
         """Open a run that is there.
 
+        Parameters
+        ----------
+        path : folder of the run
+
         Raises
         ------
         RunNotFoundError
@@ -132,6 +136,11 @@ class Session:
         """Return a whole configuration: what is given, and the catalogue's values for the rest.
 
         Relative paths in a TOML file begin at its folder, others at the working directory.
+
+        Parameters
+        ----------
+        config : a configuration, its data, or the path of a TOML file
+        where : the data are from, to begin an error
 
         Raises
         ------
@@ -188,7 +197,12 @@ class Session:
         return self.status
 
     def start(self, steps: int | None = None, **resources: Any) -> None:
-        """Sample in the background; the parameters are those of `run`.
+        """Sample in the background.
+
+        Parameters
+        ----------
+        steps : trials summed over chains, those already stored included; ``sampling.steps`` by default
+        resources : what it may use: workers, platform, devices and more, see `separatrix.resources.Resources`
 
         Raises
         ------
@@ -319,6 +333,10 @@ class Session:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until sampling has ended; return whether it has.
+
+        Parameters
+        ----------
+        timeout : seconds to wait at most; for ever by default
 
         Raises
         ------

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from separatrix.commands.options import examples
 from separatrix.errors import ConfigError
 
 app = typer.Typer(
@@ -19,7 +20,12 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix export formula runs/ala committor.dat",
+        "separatrix export formula runs/ala committor.py --formula 5",
+    )
+)
 def formula(
     run: RunPath,
     file: Annotated[
@@ -51,7 +57,11 @@ def formula(
     print(f"wrote {file}: q = {written.expression}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix export network runs/ala committor.pt2",
+    )
+)
 def network(
     run: RunPath,
     file: Annotated[Path, typer.Argument(metavar="FILE", help=".pt2, a torch.export program.", show_default=False)],
@@ -75,7 +85,11 @@ def network(
     print(f"wrote {file}: model {model.version}, {len(model.columns)} descriptors, {model.members} networks")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix export paths runs/ala paths.xtc",
+    )
+)
 def paths(
     run: RunPath,
     file: Annotated[
@@ -98,7 +112,11 @@ def paths(
     print(f"wrote {file}: {n_paths:,} paths; topology {topology}, where each begins {table}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "separatrix export shots runs/ala shots.csv",
+    )
+)
 def shots(
     run: RunPath,
     file: Annotated[Path, typer.Argument(metavar="FILE", help=".csv, .parquet or .npz.", show_default=False)],

@@ -1,4 +1,4 @@
-"""Options that several commands have: what they may use of a machine."""
+"""What several commands have: options that say what they may use of a machine, and examples below their help."""
 
 from __future__ import annotations
 
@@ -26,3 +26,20 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", help="On GPUs: single, mixed or double.", show_default="mixed"),
 ]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: one example on each line.
+
+    Examples
+    --------
+    >>> print(examples("separatrix doctor", "separatrix doctor mine.toml"))
+
+    Examples
+    --------
+    <BLANKLINE>
+    separatrix doctor
+    <BLANKLINE>
+    separatrix doctor mine.toml
+    """
+    return "\n\n".join(("Examples:", *lines))  # Typer joins the lines of a paragraph

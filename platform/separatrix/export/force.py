@@ -21,6 +21,11 @@ def openmm_force(reader: Reader, formula: Formula) -> openmm.CustomCVForce:
     Put into a group of its own (``setForceGroup``), its energy is read with ``getState(energy=True, groups={group})``;
     leave the group out of ``integrator.setIntegrationForceGroups``, and it is watched without pulling at the system.
 
+    Parameters
+    ----------
+    reader : of the run
+    formula : for q, such as `chosen_formula` returns
+
     Raises
     ------
     ExportError

@@ -24,6 +24,7 @@ def chosen_formula(reader: Reader, complexity: int | None = None) -> Formula:
 
     Parameters
     ----------
+    reader : of the run
     complexity : of the formula; of several, the one with the least held-out loss. By default the recommended one
 
     Raises
@@ -47,11 +48,12 @@ def chosen_formula(reader: Reader, complexity: int | None = None) -> Formula:
     raise ExportError(f"{reader.folder}: there is no formula of complexity {complexity}; known: {known}")
 
 
-def write_formula(reader: Reader, file: Path, *, complexity: int | None = None, force: bool = False) -> Formula:
+def write_formula(reader: Reader, file: Path | str, *, complexity: int | None = None, force: bool = False) -> Formula:
     """Write a formula for the logit q in the form that the ending of the file names.
 
     Parameters
     ----------
+    reader : of the run
     file : ``.dat`` for PLUMED, ``.xml`` for an OpenMM force, ``.py`` for Python with numpy alone, ``.tex`` for LaTeX
     complexity : as for `chosen_formula`
     force : whether a file that is there may be replaced
@@ -66,6 +68,7 @@ def write_formula(reader: Reader, file: Path, *, complexity: int | None = None, 
     ExportError
         If the form is unknown or does not fit the run, or there is a file already.
     """
+    file = Path(file)
     ending = check_ending(file, FORMULA_ENDINGS)
     formula = chosen_formula(reader, complexity)
     text = _WRITERS[ending](reader, formula)

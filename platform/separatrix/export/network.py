@@ -49,6 +49,10 @@ def network_program(model: Committor) -> torch.export.ExportedProgram:
     """Return a model as a program: ``descriptors`` (n, d) float32, unscaled, to q and p_B (n,) float64.
 
     For more than two states it gives p (n, n_states).
+
+    Parameters
+    ----------
+    model : of the committor
     """
     example = torch.zeros(2, len(model.columns))
     return torch.export.export(
@@ -81,11 +85,12 @@ def metadata(reader: Reader, model: Committor) -> dict[str, Any]:
     }
 
 
-def write_network(reader: Reader, file: Path, *, version: int | None = None, force: bool = False) -> Committor:
+def write_network(reader: Reader, file: Path | str, *, version: int | None = None, force: bool = False) -> Committor:
     """Write a committor network with its scaling as a ``torch.export`` program; its metadata are in the same file.
 
     Parameters
     ----------
+    reader : of the run
     file : ends in ``.pt2``
     version : of the model, the newest by default
     force : whether a file that is there may be replaced
@@ -108,6 +113,7 @@ def write_network(reader: Reader, file: Path, *, version: int | None = None, for
     >>> program = torch.export.load("committor.pt2", extra_files=extra)  # doctest: +SKIP
     >>> program.module()(descriptors)["p_B"]  # doctest: +SKIP
     """
+    file = Path(file)
     check_ending(file, NETWORK_ENDINGS)
     if not reader.model_versions:
         raise ExportError(f"{reader.folder}: expected a trained committor, found none; sample more")

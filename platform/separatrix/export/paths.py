@@ -15,7 +15,7 @@ from separatrix.tables import write_table
 from separatrix.trajectory import PATH_ENDINGS, write_frames, write_topology
 
 
-def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Path, Path, int]:
+def write_paths(reader: Reader, file: Path | str, *, force: bool = False) -> tuple[Path, Path, int]:
     """Write the accepted paths of a run one after another, each from the lower-indexed to the higher-indexed state.
 
     Beside the trajectory come ``.pdb``, its topology, and ``.csv``: for every path its shot, chain, weight (how often
@@ -25,6 +25,7 @@ def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Pat
 
     Parameters
     ----------
+    reader : of the run
     file : ``.xtc`` (coordinates rounded to 0.001 nm), ``.dcd`` or ``.h5`` (which needs PyTables)
     force : whether files that are there may be replaced
 
@@ -37,6 +38,7 @@ def write_paths(reader: Reader, file: Path, *, force: bool = False) -> tuple[Pat
     ExportError
         If the run holds no accepted path or no positions, the ending is unknown, or there is a file already.
     """
+    file = Path(file)
     check_ending(file, PATH_ENDINGS)
     if reader.config.table is not None:
         raise ExportError(f"{reader.folder} was made from a table and holds no paths; export shots instead")

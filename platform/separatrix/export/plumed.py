@@ -14,6 +14,11 @@ from separatrix.symbolic import Formula
 def plumed_input(reader: Reader, formula: Formula) -> str:
     """Return PLUMED input that computes q and p_B, and prints them.
 
+    Parameters
+    ----------
+    reader : of the run
+    formula : for q, such as `chosen_formula` returns
+
     Raises
     ------
     ExportError

@@ -22,7 +22,7 @@ class Written:
     n_left_out: int
 
 
-def write_shots(reader: Reader, file: Path, *, force: bool = False) -> Written:
+def write_shots(reader: Reader, file: Path | str, *, force: bool = False) -> Written:
     """Write a row for every shot that ended in a state: the descriptors of its shooting point, and the counts.
 
     The counts are ``n_A`` and ``n_B``, of more than two states ``n_`` and the name of each; in a run made from a table
@@ -31,6 +31,7 @@ def write_shots(reader: Reader, file: Path, *, force: bool = False) -> Written:
 
     Parameters
     ----------
+    reader : of the run
     file : ``.csv``, ``.parquet`` (which needs pyarrow) or ``.npz``
     force : whether a file that is there may be replaced
 
@@ -39,6 +40,7 @@ def write_shots(reader: Reader, file: Path, *, force: bool = False) -> Written:
     ExportError
         If the run has no shots, or there is a file already.
     """
+    file = Path(file)
     check_ending(file, ENDINGS)
     points, shots = reader.shooting_points(), reader.columns("shots")
     rows = points.shot
