@@ -41,6 +41,9 @@ from separatrix.errors import ConfigError, SeparatrixError
 LIGHTS = "separatrix-lights"
 """Name of the cookie that says whether pages are dark; besides the user's it is all that pages are told."""
 
+VISITOR = "separatrix-visitor"
+"""Name of the cookie by which a server for everybody knows whose session is whose."""
+
 _LOG = logging.getLogger(__name__)
 
 MIN_PASSWORD = 8

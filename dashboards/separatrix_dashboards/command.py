@@ -38,6 +38,14 @@ def serve(  # noqa: PLR0913 - a command has as many parameters as options
         typer.Option("--oauth-secret", envvar="PANEL_OAUTH_SECRET", help="Its secret; better in the environment."),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Everybody may look, nobody may control.")] = False,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo",
+            help="For everybody, without a login, at any address: the runs in DIR to look at, and for each visitor a "
+            "session of a landscape to try, with limits; --max-workers of them at once.",
+        ),
+    ] = False,
     max_workers: Annotated[
         int | None,
         typer.Option("--max-workers", help="Workers that all runs share. Default: one per core.", show_default=False),
@@ -81,6 +89,7 @@ def serve(  # noqa: PLR0913 - a command has as many parameters as options
         auth=auth,
         oauth=oauth,
         read_only=read_only,
+        demo=demo,
         max_workers=workers,
         origins=tuple(allow_origin or ()),
         start=start,

@@ -114,7 +114,10 @@ class Hub:
     ----------
     turns : in which documents are updated
     gpus : looks at the GPUs of this machine
+    for_visitors : whether those who look have no command line on this machine
     """
+
+    for_visitors = False
 
     def __init__(self, folder: Path | None = None, pool: SessionPool | None = None, interval: float = INTERVAL) -> None:
         self.folder = None if folder is None else Path(folder).absolute()
@@ -199,6 +202,11 @@ class Hub:
         if feed.refresh():
             with self._lock:
                 self._untold.add(feed)
+
+    def leave(self, path: Path) -> None:
+        """Let go of a run that is being removed; its open pages keep what they show."""
+        with self._lock:
+            self._feeds.pop(self.absolute(path), None)
 
     def watch_runs(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call ``changed`` in the hub's thread when any run changed; return what ends that."""

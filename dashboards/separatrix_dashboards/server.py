@@ -24,7 +24,7 @@ import psutil
 from separatrix.errors import ConfigError
 from separatrix.expressions import suggestion
 from separatrix.systems import CATALOGUE
-from separatrix_dashboards.access import LIGHTS, Role, Users, exposure
+from separatrix_dashboards.access import LIGHTS, VISITOR, Role, Users, exposure
 from separatrix_dashboards.memory import settle
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ STOP_SECONDS: Final = 10.0
 STARTED_STEPS: Final = 10_000
 """Steps that ``--start`` adds to a run: some minutes of a small molecule."""
 
+EXAMPLE: Final = "three-basins"
+"""What ``--demo`` shows to those who come first when there is nothing prepared."""
+
+EXAMPLE_STEPS: Final = 1_000
+
 _EXIT_SECONDS: Final = 3.0
 
 
@@ -64,6 +69,7 @@ class Options:
 
     Attributes
     ----------
+    demo : whether everybody may look, and sample a landscape in a session of their own
     origins : further addresses at which browsers see this server, such as that of a proxy
     start : a system of the catalogue to sample at once, in a run of its name
     """
@@ -74,6 +80,7 @@ class Options:
     auth: Path | None = None
     oauth: OAuth | None = None
     read_only: bool = False
+    demo: bool = False
     max_workers: int = 1
     origins: tuple[str, ...] = ()
     start: str | None = None
@@ -92,12 +99,14 @@ def check_options(options: Options) -> Users | None:
     """
     command = f"separatrix serve {options.folder} --address {options.address}"
     new_user = "separatrix serve --add-user NAME --role operator --auth users.toml"
+    if options.demo:
+        _check_demo(options)
     if options.oauth is not None and options.auth is None:
         raise ConfigError(
             "--oauth-provider: expected --auth FILE with the users who may come in, or anybody with an account there "
             f"could; make it: {new_user} --oauth-provider {options.oauth.provider} (NAME '*' for everybody)"
         )
-    if options.auth is None and not is_loopback(options.address):
+    if options.auth is None and not is_loopback(options.address) and not options.demo:
         raise ConfigError(
             f"--address {options.address}: expected a login, since others can reach this address; "
             f"make a user: {new_user}; then: {command} --auth users.toml; or serve this machine alone: leave --address "
@@ -114,6 +123,25 @@ def check_options(options: Options) -> Users | None:
     with _address_errors(options):
         _try_address(options.address, options.port)
     return users
+
+
+def _check_demo(options: Options) -> None:
+    """Refuse what does not go together with a server for everybody."""
+    reasons = {
+        "--auth": (options.auth is not None, "everybody may look and nobody signs in"),
+        "--oauth-provider": (options.oauth is not None, "everybody may look and nobody signs in"),
+        "--read-only": (
+            options.read_only,
+            "nobody may control the runs in DIR anyway; without --demo, there is nothing to try",
+        ),
+        "--start": (
+            options.start is not None,
+            "its workers are for visitors; sample beforehand: separatrix run DIR/NAME --system NAME",
+        ),
+    }
+    for option, (given, reason) in reasons.items():
+        if given:
+            raise ConfigError(f"--demo does not go together with {option}: {reason}; leave one of them out")
 
 
 def is_loopback(address: str) -> bool:
@@ -204,12 +232,21 @@ def _address_errors(options: Options) -> Iterator[None]:
 def make_workspace(options: Options, users: Users | None) -> Workspace:
     """Return the folder with the hub that watches it and the pool of its sessions."""
     from separatrix_dashboards.hub import Hub  # noqa: PLC0415
+    from separatrix_dashboards.sandbox import Sandbox  # noqa: PLC0415
     from separatrix_dashboards.sessions import SessionPool  # noqa: PLC0415
     from separatrix_dashboards.workspace import Workspace  # noqa: PLC0415
 
     folder = options.folder.absolute()
     pool = SessionPool(options.max_workers)
-    return Workspace(folder=folder, hub=Hub(folder, pool), pool=pool, users=users, read_only=options.read_only)
+    hub = Hub(folder, pool)
+    return Workspace(
+        folder=folder,
+        hub=hub,
+        pool=pool,
+        users=users,
+        read_only=options.read_only or options.demo,
+        sandbox=Sandbox(hub, pool) if options.demo else None,
+    )
 
 
 def make_server(workspace: Workspace, routes: Routes, options: Options) -> Server:
@@ -245,6 +282,12 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
                 found[name] = value
             return status, found, chunk
 
+    cookies, transforms = ["user", LIGHTS], [SafeHeaders]
+    if workspace.sandbox is not None:
+        from separatrix_dashboards.visitors import VisitorCookie  # noqa: PLC0415
+
+        cookies.append(VISITOR)
+        transforms.append(VisitorCookie)
     access: dict[str, Any] = {}
     patterns: list[Any] = [(f"/{COMPONENT_PATH}(.*)", _component_handler(), {})]
     if workspace.users is not None:
@@ -258,10 +301,10 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
             address=options.address,
             title=dict.fromkeys(routes, ""),  # pages have titles of their own
             extra_patterns=patterns,
-            transforms=[SafeHeaders],
+            transforms=transforms,
             secret_key=secrets.token_bytes(32),
             sign_sessions=True,  # what a page's token says of its user, nobody else can have written
-            include_cookies=["user", LIGHTS],  # other cookies, such as those of OAuth, have no business in a page
+            include_cookies=cookies,  # other cookies, such as those of OAuth, have no business in a page
             exclude_headers=["Authorization", "Cookie"],
             check_unused_sessions_milliseconds=CHECK_MS,
             **access,
@@ -339,14 +382,22 @@ def serve(options: Options, users: Users | None) -> int:
         server = make_server(workspace, routes(workspace), options)
         if options.start is not None:
             start_session(workspace, options.start)
+        if options.demo and not workspace.hub.runs():
+            start_session(workspace, EXAMPLE, EXAMPLE_STEPS)
         return _run(server, workspace, options)
     finally:
         workspace.pool.close(0)
         workspace.hub.close()
+        if workspace.sandbox is not None:
+            workspace.sandbox.close()
 
 
-def start_session(workspace: Workspace, system: str) -> None:
+def start_session(workspace: Workspace, system: str, steps: int = STARTED_STEPS) -> None:
     """Sample a system of the catalogue in the run of its name; a run that is there gets as many steps again.
+
+    Parameters
+    ----------
+    steps : that are added
 
     Raises
     ------
@@ -357,7 +408,7 @@ def start_session(workspace: Workspace, system: str) -> None:
     if not (path / "run.zarr").exists():
         workspace.pool.create(path, {"system": {"kind": system}}, role=Role.OPERATOR)
     held = workspace.hub.feed(path).snapshot.n_shots
-    workspace.pool.start(path, steps=held + STARTED_STEPS, role=Role.OPERATOR)
+    workspace.pool.start(path, steps=held + steps, role=Role.OPERATOR)
 
 
 def _run(server: Server, workspace: Workspace, options: Options) -> int:
@@ -372,6 +423,8 @@ def _run(server: Server, workspace: Workspace, options: Options) -> int:
         if late:
             names = ", ".join(path.name for path in late)
             print(f"did not wait longer for {names}: stored up to the last commit", file=sys.stderr)  # noqa: T201
+        if workspace.sandbox is not None:
+            workspace.sandbox.close()
         loop.add_callback(loop.stop)
 
     def interrupt(number: int, _frame: object) -> None:
@@ -401,7 +454,13 @@ def _announce(server: Server, options: Options) -> None:
     host = f"[{host}]" if ":" in host else host
     if options.auth is not None and (warning := exposure(options.auth)):
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
-    if not is_loopback(options.address):
+    if options.demo:
+        print(  # noqa: T201
+            f"for everybody who can reach it: the runs in {options.folder} to look at, and {options.max_workers} "
+            f"session{'' if options.max_workers == 1 else 's'} of visitors at once",
+            file=sys.stderr,
+        )
+    elif not is_loopback(options.address):
         print(  # noqa: T201
             "warning: passwords and pages travel unencrypted; use it in a network you trust, or behind a proxy with "
             "HTTPS: --address 127.0.0.1 --allow-origin https://NAME",
@@ -413,7 +472,10 @@ def _announce(server: Server, options: Options) -> None:
 
 
 def _say_what_stops(workspace: Workspace) -> None:
-    names = sorted(path.name for path in workspace.pool.sessions())
+    paths = workspace.pool.sessions()
+    names = sorted(path.name for path in paths if path.is_relative_to(workspace.folder))
+    if visits := len(paths) - len(names):
+        print(f"removing {visits} session{'' if visits == 1 else 's'} of visitors", file=sys.stderr)  # noqa: T201
     if names:
         print(f"stopping {', '.join(names)}: committing what is there", file=sys.stderr)  # noqa: T201
 

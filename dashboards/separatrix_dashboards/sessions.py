@@ -26,6 +26,7 @@ class _Start:
     steps: int | None
     workers: int | None
     platform: str
+    pace: float | None = None
     paused: bool = False
     stopped: bool = False
 
@@ -150,6 +151,7 @@ class SessionPool:
         steps: int | None = None,
         workers: int | None = None,
         platform: str = "auto",
+        pace: float | None = None,
         role: Role,
     ) -> None:
         """Sample a run as soon as there are workers for it; returns at once, `problem` tells what went wrong later.
@@ -159,6 +161,7 @@ class SessionPool:
         steps : trials the run should hold in total; ``sampling.steps`` by default
         workers : worker processes, 0 for none; by default the whole budget, but no more than chains
         platform : OpenMM platform, or "auto"
+        pace : shots per second at most, for those who watch
 
         Raises
         ------
@@ -192,7 +195,7 @@ class SessionPool:
             if is_locked(path):
                 raise RunLockedError(_elsewhere(path))
             self._problems.pop(path, None)
-            self._queue.append(_Start(path, steps, workers, platform))
+            self._queue.append(_Start(path, steps, workers, platform, pace))
             self._changed.notify_all()
 
     def pause(self, path: Path | str, *, role: Role) -> None:
@@ -319,7 +322,7 @@ class SessionPool:
             self._changed.wait_for(lambda: start.stopped or self._fits(running))
             if start.stopped:
                 return None
-        session.start(start.steps, workers=workers, platform=start.platform)
+        session.start(start.steps, workers=workers, platform=start.platform, shots_per_second=start.pace)
         return running
 
     def _fits(self, running: _Running) -> bool:

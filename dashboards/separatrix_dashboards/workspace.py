@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from separatrix_dashboards.access import Role
+from separatrix_dashboards.access import VISITOR, Role
 
 if TYPE_CHECKING:
     from separatrix_dashboards.access import Users
     from separatrix_dashboards.hub import Hub
+    from separatrix_dashboards.sandbox import Sandbox
     from separatrix_dashboards.sessions import SessionPool
 
 
@@ -25,6 +26,7 @@ class Workspace:
     pool : the sessions of this server
     users : who may sign in; None when nobody has to
     read_only : whether everybody is a viewer
+    sandbox : the sessions of visitors; None unless everybody may try one
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class Workspace:
     pool: SessionPool
     users: Users | None = None
     read_only: bool = False
+    sandbox: Sandbox | None = None
 
     def user(self) -> str | None:
         """Return who opened the current document; None without signing in."""
@@ -39,6 +42,12 @@ class Workspace:
         from panel import state  # noqa: PLC0415
 
         return None if self.users is None else state.user
+
+    def visitor(self) -> str:
+        """Return by what the sandbox knows who opened the current document; nothing for whom it does not know."""
+        from panel import state  # noqa: PLC0415
+
+        return str((state.cookies or {}).get(VISITOR, ""))
 
     def role(self) -> Role:
         """Return what the user of the current document may do now; ask again with every control.

@@ -44,6 +44,12 @@ DRAIN_SECONDS = 5.0
 
 _POLL_SECONDS = 0.2
 
+_UNTAUGHT_SHOTS = 50
+"""Where people watch, so many shots are made without a committor: a process that learns takes seconds to load."""
+
+_CATCH_UP_SECONDS = 1.0
+"""What a paced run makes up for after it was held up."""
+
 
 class Control:
     """What other threads tell the loop."""
@@ -132,6 +138,7 @@ class Loop:
         self._executors: list[Executor] = []
         self._n_lost = 0  # workers given up
         self._last_commit = time.monotonic()
+        self._next_shot = 0.0  # not before this time, where there is a pace
         self._started: float | None = None  # None while nothing is sampled: seeding and pauses do not count
         status = restore_status(store, target)
         self._seconds_before = status.seconds
@@ -258,8 +265,8 @@ class Loop:
             self._learn()
             self._analyse()
             self._note_losses()
-            self._fill()
-            if not self._flights:
+            held_back = self._fill()
+            if not self._flights and not held_back:
                 break
             self._harvest(_POLL_SECONDS)
             if self._recruits is not None:
@@ -271,14 +278,38 @@ class Loop:
         self._commit()  # a training may take longer than what a kill -9 can cost
         self._learn_the_rest()
 
-    def _fill(self) -> None:
-        """Keep every worker busy, and one trial waiting for each, as far as chains and target allow."""
+    def _fill(self) -> bool:
+        """Keep every worker busy, and one trial waiting for each, as far as chains, target and pace allow.
+
+        Returns
+        -------
+        bool
+            Whether it is the pace that keeps a trial back.
+        """
         capacity = max(1, 2 * self._shooters.workers)
         while len(self._flights) < capacity and self._status.steps + len(self._flights) < self._status.target:
             chain = self._sampler.idle_chain()
             if chain is None:
-                return
+                return False
+            if not self._in_pace():
+                return True
             self._submit(_Flight(self._sampler.ask(chain)))
+        return False
+
+    def _in_pace(self) -> bool:
+        """Return whether a trial may begin now; where people watch, few run ahead of the first model."""
+        pace = self._resources.shots_per_second
+        if pace is None:
+            return True
+        if self._status.model_version == 0 and self._status.steps >= _UNTAUGHT_SHOTS:
+            loading = not self._teacher.ready and self._teacher.workers > 0
+            if loading or self._lesson is not None:
+                return False
+        now = time.monotonic()
+        if now < self._next_shot:
+            return False
+        self._next_shot = max(self._next_shot, now - _CATCH_UP_SECONDS) + 1.0 / pace
+        return True
 
     def _submit(self, flight: _Flight) -> None:
         future = self._shooters.submit(shoot, flight.task)

@@ -35,6 +35,7 @@ class Resources:
     executor : what makes shots: "processes" of this machine, or the workers of a "dask" cluster
     scheduler : address of a Dask scheduler whose workers are used, whenever they join
     cluster : file that tells how workers are asked of a batch system, see `separatrix.cluster`
+    shots_per_second : at most, so that people can watch the committor learn; by default as fast as it goes
 
     Raises
     ------
@@ -52,12 +53,15 @@ class Resources:
     executor: str = "processes"
     scheduler: str | None = None
     cluster: Path | str | None = None
+    shots_per_second: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no machine could do."""
         self._check_executor()
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"workers: expected 0 (in this process) or more, got {self.workers}")
+        if self.shots_per_second is not None and not self.shots_per_second > 0:
+            raise ConfigError(f"shots-per-second: expected more than 0, got {self.shots_per_second:g}")
         if self.devices is not None:
             self._check_devices(self.devices)
         if self.workers_per_device is not None and self.workers_per_device < 1:

@@ -321,6 +321,24 @@ def test_read_only_makes_everybody_a_viewer(serve, runs):
     assert browser.control("start").startswith("PermissionDeniedError: only operators may start runs")
 
 
+def test_a_server_for_everybody_listens_anywhere_and_nobody_controls_its_runs(serve, runs):
+    server = serve(runs, "--demo", "--address", "0.0.0.0", "--max-workers", 1)  # noqa: S104
+    assert server.host == f"http://{socket.gethostname()}"
+    assert f"for everybody who can reach it: the runs in {runs} to look at, and 1 session of visitors" in server.text
+    browser = Browser(server.url)
+    assert browser.control("look") == "None is viewer, 0 busy"
+    for action in ("start", "stop", "pause"):
+        assert browser.control(action).startswith("PermissionDeniedError: only operators may")
+    token = token_of(browser.get("/")[3])
+    (cookie,) = (cookie for cookie in browser.cookies if cookie.name == "separatrix-visitor")
+    assert get_token_payload(token)["cookies"] == {"separatrix-visitor": cookie.value}
+    stranger = Browser(server.url)
+    stranger.get("/")
+    assert cookie.value not in stranger.cookie
+    assert knock(server, token, Origin=f"http://127.0.0.1:{server.port}") is None
+    assert knock(server, token, Origin="http://evil.example") == 403
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
@@ -548,6 +566,14 @@ def say(*arguments):
         (["{runs}", "--max-workers", "0"], "--max-workers: expected 1 or more, got 0"),
         (["{runs}", "--allow-origin", "*"], "--allow-origin: expected an address such as https://"),
         (["--add-user", "anna"], "--add-user anna: expected --auth FILE"),
+        (["{runs}", "--demo", "--auth", "{users}"], "--demo does not go together with --auth: everybody may look"),
+        (["{runs}", "--demo", "--read-only"], "--demo does not go together with --read-only: nobody may control"),
+        (["{runs}", "--demo", "--start", "hummer-szabo"], "--demo does not go together with --start: its workers are"),
+        (
+            ["{runs}", "--demo", "--oauth-provider", "github", "--oauth-key", "k", "--oauth-secret", "s"],
+            "--demo does not go together with --oauth-provider: everybody may look",
+        ),
+        (["{runs}", "--demo", "--max-workers", "0"], "--max-workers: expected 1 or more, got 0"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(runs, users, monkeypatch, arguments, says):

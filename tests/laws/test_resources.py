@@ -32,6 +32,7 @@ RUN = Path("run")
         ({"precision": "mixed", "platform": "Reference"}, "platform: .* got 'Reference'"),
         ({"learner_device": "gpu"}, "learner-device: expected cpu, cuda or cuda:N, got 'gpu'"),
         ({"descriptor_device": "cuda:1"}, "descriptor-device: expected cpu or cuda, got 'cuda:1'"),
+        ({"shots_per_second": 0.0}, "shots-per-second: expected more than 0, got 0"),
         ({"learner_device": "cuda:"}, "learner-device: expected cpu, cuda or cuda:N, got 'cuda:'"),
     ],
 )

@@ -15,6 +15,8 @@ def routes(workspace: Workspace) -> dict[str, Callable[[], Any]]:
     from separatrix_dashboards.pages.home import home_page  # noqa: PLC0415
     from separatrix_dashboards.pages.new import new_page  # noqa: PLC0415
     from separatrix_dashboards.pages.run import run_page  # noqa: PLC0415
+    from separatrix_dashboards.pages.visit import visit_page  # noqa: PLC0415
 
-    pages = {"/": home_page, "/new": new_page, "/run": run_page, "/compare": compare_page}
+    pages = {"/": home_page, "/run": run_page, "/compare": compare_page}
+    pages |= {"/new": new_page} if workspace.sandbox is None else {"/try": visit_page}
     return {address: (lambda page=page: page(workspace, workspace.role())) for address, page in pages.items()}

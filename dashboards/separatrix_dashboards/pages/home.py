@@ -27,6 +27,7 @@ from separatrix_dashboards.pages.cards import (
 )
 from separatrix_dashboards.pages.pictures import system_picture, unknown_picture
 from separatrix_dashboards.pages.shell import shell
+from separatrix_dashboards.pages.visit import FORM_CSS, Invitation
 from separatrix_dashboards.theme import CSS, STATE_CHIPS, html
 from separatrix_dashboards.words import escaped
 
@@ -288,7 +289,12 @@ def home_page(workspace: Workspace, role: Role) -> pmui.Page:
     end = workspace.hub.watch_runs(_nothing_to_do)
     pn.state.on_session_destroyed(lambda context: end())
     pn.state.add_periodic_callback(_held(gallery.refresh), period=PERIOD_MS)
-    return shell(workspace, role, "Runs", gallery, first=gallery.first_html(), first_css=_CARD_CSS)
+    if workspace.sandbox is None:
+        return shell(workspace, role, "Runs", gallery, first=gallery.first_html(), first_css=_CARD_CSS)
+    invitation = Invitation(workspace.sandbox, workspace.visitor())
+    pn.state.add_periodic_callback(_held(invitation.refresh), period=PERIOD_MS)
+    first = invitation.first_html() + gallery.first_html()
+    return shell(workspace, role, "Runs", invitation, gallery, first=first, first_css=_CARD_CSS + FORM_CSS)
 
 
 def _looks(facts: CardFacts) -> tuple[str, bool]:

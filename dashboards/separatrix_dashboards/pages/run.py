@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def run_page(workspace: Workspace, role: Role) -> Viewable:
     """Return the page of the run that the address names: ``run?name=NAME&tab=VIEW``."""
-    name = _argument("name")
+    name = argument("name")
     try:
         feed = workspace.hub.feed(name)
     except (SeparatrixError, OSError) as error:
@@ -32,7 +32,7 @@ def run_page(workspace: Workspace, role: Role) -> Viewable:
     workspace.hub.look(feed)
     watch = watch_page(workspace.hub, feed, workspace.role)
     head = Head(watch.scope(), workspace.pool, workspace.role, lambda: workspace.hub.refresh(watch))
-    return shell(workspace, role, name, tabs(watch, _argument("tab")), head=head, first=first_html(feed.snapshot))
+    return shell(workspace, role, name, tabs(watch, argument("tab")), head=head, first=first_html(feed.snapshot))
 
 
 def tabs(watch: Watch, first: str = "") -> pn.Tabs:
@@ -58,6 +58,7 @@ def tabs(watch: Watch, first: str = "") -> pn.Tabs:
     return result
 
 
-def _argument(name: str) -> str:
+def argument(name: str) -> str:
+    """Return what the address of the document says of a name; nothing when it does not."""
     values: Any = (pn.state.session_args or {}).get(name)
     return values[0].decode(errors="replace") if values else ""

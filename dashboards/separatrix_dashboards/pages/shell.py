@@ -129,6 +129,8 @@ def _bar(workspace: Workspace, role: Role, links: str) -> pn.pane.HTML:
     may = "" if role == "operator" else "read-only"
     out = "" if user is None else f'{escaped(user)} · <a href="logout">log out</a>'
     place = f"runs in {escaped(workspace.folder.name or workspace.folder)}"
+    if workspace.sandbox is not None:  # visitors know no folder of the server
+        place, may = "demo", ""
     who = f'<span class="who">{" · ".join(filter(None, (place, may, out)))}</span>'
     return html(f"<nav>{links}{who}</nav>", stylesheets=[_BAR])
 

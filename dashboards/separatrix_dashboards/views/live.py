@@ -108,7 +108,8 @@ class LiveView(View):
     def _transitions(self) -> pn.Column:
         draw, note = with_reference(draw_transitions, self._hub()), html("")
         chart = self.scope.chart("live.transitions", draw, _by_shots, height=340, ready=from_zero)
-        query = Query(key="live.note", compute=with_reference(transitions_note, self._hub()), depends=_by_shots)
+        words = partial(transitions_note, command=not self._hub().for_visitors)
+        query = Query(key="live.note", compute=with_reference(words, self._hub()), depends=_by_shots)
         self.scope.add(query, partial(_write, note))
         drawn = self._from(_by_shots, "from the first shot on", chart)
         about = "Counted from the first shot on; band: one standard deviation of what was expected."
@@ -259,8 +260,13 @@ def start_html(snapshot: RunSnapshot) -> str:
     return f'<div class="sx-empty" style="margin-bottom:12px">{words}{message}</div>'
 
 
-def transitions_note(snapshot: RunSnapshot, reference: Reference | None) -> str:
-    """Return what the lines mean, and how to get the one that is missing."""
+def transitions_note(snapshot: RunSnapshot, reference: Reference | None, *, command: bool = True) -> str:
+    """Return what the lines mean, and how to get the one that is missing.
+
+    Parameters
+    ----------
+    command : whether that is by a command
+    """
     parts = ["Expected: the probabilities predicted before each shot, summed."]
     if ideal_yield(snapshot.config) is not None:
         parts.append(
@@ -268,15 +274,15 @@ def transitions_note(snapshot: RunSnapshot, reference: Reference | None) -> str:
         )
     if snapshot.config.sampling.selector == "uniform":
         parts.append("This run is standard path sampling itself.")
+    elif reference is None and not command:
+        parts.append("Try uniform selection, too: it has no committor to choose by.")
     elif reference is None:
         name = shlex.quote(snapshot.name)
-        command = (
+        line = (
             f"separatrix run {shlex.quote(snapshot.name + '-uniform')} --config {name}/config.toml "
             "--set sampling.selector=uniform"
         )
-        parts.append(
-            f"Uniform reference: none yet; make one in the folder of the runs: <code>{escaped(command)}</code>"
-        )
+        parts.append(f"Uniform reference: none yet; make one in the folder of the runs: <code>{escaped(line)}</code>")
     else:
         parts.append(f"Uniform: standard path sampling, run <i>{escaped(reference.name)}</i>.")
     return f'<div class="sx-note">{" ".join(parts)}</div>'

@@ -12,6 +12,7 @@ import panel as pn
 from scipy.special import expit
 
 from separatrix.progress import told_apart
+from separatrix_dashboards.access import Role
 from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.hub import Failure
@@ -59,7 +60,7 @@ class ValidationView(View):
             if isinstance(result, Failure):
                 content[:] = [empty(escaped(result.message))]
             elif result is None:
-                content[:] = [empty(how_to_get_it(self.feed.snapshot))]
+                content[:] = [empty(how_to_get_it(self.feed.snapshot, may=self._may_shoot()))]
             else:
                 self._offer(result["predictors"])
                 self._draw()
@@ -86,6 +87,10 @@ class ValidationView(View):
             card("On held-out shots", facts, note="Shots that the members judging them were not trained on."),
             sizing_mode="stretch_width",
         )
+
+    def _may_shoot(self) -> bool:
+        """Return whether it is for whoever looks to shoot: not for the viewers of a server."""
+        return self.scope.hub.pool is None or self.scope.role() is Role.OPERATOR
 
     def _can_shoot(self) -> bool:
         snapshot = self.feed.snapshot
@@ -122,8 +127,13 @@ def labels(predictors: Sequence[Result]) -> list[str]:
     )
 
 
-def how_to_get_it(snapshot: RunSnapshot) -> str:
-    """Return what to do about a run that holds no validation."""
+def how_to_get_it(snapshot: RunSnapshot, *, may: bool = True) -> str:
+    """Return what to do about a run that holds no validation.
+
+    Parameters
+    ----------
+    may : whether whoever asks may do it
+    """
     if snapshot.config.table is not None:
         return (
             "No committor shooting: this run was made from a table, and nothing can be simulated in it. Hold it "
@@ -136,6 +146,11 @@ def how_to_get_it(snapshot: RunSnapshot) -> str:
         )
     if snapshot.model_version == 0:
         return "No committor shooting yet: it tests a trained committor, and the first training comes after ten shots."
+    if not may:
+        return (
+            "No committor shooting yet. It starts many trajectories from configurations spread over the predicted "
+            "p<sub>B</sub> and counts where they end, as <code>separatrix validate</code> does."
+        )
     command = escaped(f"separatrix validate {shlex.quote(str(snapshot.path))}")
     return (
         "No committor shooting yet. It starts many trajectories from configurations spread over the predicted "
