@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import tempfile
 
 import pytest
@@ -37,13 +38,13 @@ def sandbox(tmp_path, monkeypatch):
 
 @pytest.fixture
 def visit(sandbox, landscape_run):
-    """Return the session of ada; it stands on a finished run that is to be looked at only."""
-    visit = Visit("key", "ada", landscape_run, sandbox._ticked, sandbox._ticked)
+    """Return the session of ada, finished."""
+    path = shutil.copytree(landscape_run, sandbox.folder / "key" / "run")
+    visit = Visit("key", "ada", path, sandbox._ticked, sandbox._ticked)
     visit.viewers = 1
-    sandbox._visits["key"] = visit
     visit.ready = True
-    yield visit
-    del sandbox._visits["key"]
+    sandbox._visits["key"] = visit
+    return visit
 
 
 # -- the form ----------------------------------------------------------------------------------------------------------
@@ -79,7 +80,8 @@ def test_a_forged_choice_begins_nothing(sandbox, forged):
     assert not sandbox._visits
 
 
-def test_who_has_a_session_is_led_back_to_it(sandbox, visit):
+@pytest.mark.usefixtures("visit")
+def test_who_has_a_session_is_led_back_to_it(sandbox):
     for visitor, label in (("ada", "Discard it and start anew"), ("ben", "Start")):
         form = Invitation(sandbox, visitor)
         assert (form.start.label, form.back.visible) == (label, visitor == "ada")
@@ -141,7 +143,7 @@ def test_the_page_tells_what_is_left_and_when_it_is_over(sandbox, visit):
         sandbox.feed("key")
 
 
-def test_everybody_looks_and_nobody_makes_runs(sandbox, tmp_path, monkeypatch):
+def test_everybody_looks_and_nobody_makes_runs(sandbox, tmp_path):
     hub = sandbox.hub
     closed = Workspace(folder=tmp_path, hub=hub, pool=sandbox.pool, read_only=True, sandbox=sandbox)
     assert set(routes(closed)) == {"/", "/run", "/compare", "/try"}
@@ -155,7 +157,7 @@ def test_everybody_looks_and_nobody_makes_runs(sandbox, tmp_path, monkeypatch):
 
 def asked(path="/", cookie=None, method="GET"):
     """Return a request as a handler sees it, and the cookies that its answer sets."""
-    headers = HTTPHeaders({"Cookie": cookie} if cookie else {})
+    headers = HTTPHeaders({"Host": "localhost"} | ({"Cookie": cookie} if cookie else {}))
     request = HTTPServerRequest(
         start_line=RequestStartLine(method, path, "HTTP/1.1"), headers=headers, connection=_Connection()
     )
