@@ -383,7 +383,7 @@ def serve(options: Options, users: Users | None) -> int:
         if options.start is not None:
             start_session(workspace, options.start)
         if options.demo and not workspace.hub.runs():
-            start_session(workspace, EXAMPLE, EXAMPLE_STEPS)
+            start_session(workspace, EXAMPLE, EXAMPLE_STEPS, workers=1)
         return _run(server, workspace, options)
     finally:
         workspace.pool.close(0)
@@ -392,12 +392,13 @@ def serve(options: Options, users: Users | None) -> int:
             workspace.sandbox.close()
 
 
-def start_session(workspace: Workspace, system: str, steps: int = STARTED_STEPS) -> None:
+def start_session(workspace: Workspace, system: str, steps: int = STARTED_STEPS, workers: int | None = None) -> None:
     """Sample a system of the catalogue in the run of its name; a run that is there gets as many steps again.
 
     Parameters
     ----------
     steps : that are added
+    workers : one for each chain by default, as far as the budget goes
 
     Raises
     ------
@@ -408,7 +409,7 @@ def start_session(workspace: Workspace, system: str, steps: int = STARTED_STEPS)
     if not (path / "run.zarr").exists():
         workspace.pool.create(path, {"system": {"kind": system}}, role=Role.OPERATOR)
     held = workspace.hub.feed(path).snapshot.n_shots
-    workspace.pool.start(path, steps=held + steps, role=Role.OPERATOR)
+    workspace.pool.start(path, steps=held + steps, workers=workers, role=Role.OPERATOR)
 
 
 def _run(server: Server, workspace: Workspace, options: Options) -> int:

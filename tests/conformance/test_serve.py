@@ -322,7 +322,7 @@ def test_read_only_makes_everybody_a_viewer(serve, runs):
 
 
 def test_a_server_for_everybody_listens_anywhere_and_nobody_controls_its_runs(serve, runs):
-    server = serve(runs, "--demo", "--address", "0.0.0.0", "--max-workers", 1)  # noqa: S104
+    server = serve(runs, "--demo", "--address", "0.0.0.0", "--max-workers", 1, quiet=False)  # noqa: S104
     assert server.host == f"http://{socket.gethostname()}"
     assert f"for everybody who can reach it: the runs in {runs} to look at, and 1 session of visitors" in server.text
     browser = Browser(server.url)

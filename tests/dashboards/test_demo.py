@@ -131,7 +131,7 @@ def test_a_forged_control_of_another_visitor_is_refused(sandbox, visit, monkeypa
 def test_the_page_tells_what_is_left_and_when_it_is_over(sandbox, visit):
     visit.used = 30.0
     assert "1 min 30 s of sampling and 2,000 shots at most" in visit_words(sandbox, visit, own=True)
-    assert "another visitor's" in visit_words(sandbox, visit, own=False)
+    assert "look at this session but not control it" in visit_words(sandbox, visit, own=False)
     ended = []
     page = VisitPage(sandbox, "ada", "key", lambda: ended.append(True))
     visit.leaving = True
