@@ -21,7 +21,8 @@ def serve(  # noqa: PLR0913 - a command has as many parameters as options
     ] = None,
     port: Annotated[int, typer.Option("--port", help="Port; 0 takes any that is free.")] = 5006,
     address: Annotated[
-        str, typer.Option("--address", help="Address to listen at; any but this machine's own demands a login.")
+        str,
+        typer.Option("--address", help="Address to listen at; any but this machine's own demands a login, or --demo."),
     ] = "127.0.0.1",
     auth: Annotated[
         Path | None, typer.Option("--auth", metavar="FILE", help="Users who may sign in, made by --add-user.")
@@ -103,6 +104,7 @@ serve.epilog = examples(
     "separatrix serve runs --start alanine-dipeptide",
     "separatrix serve --add-user ada --role operator --auth users.toml",
     "separatrix serve runs --address 0.0.0.0 --auth users.toml",
+    "separatrix serve runs --demo --address 0.0.0.0",
 )
 
 
