@@ -219,6 +219,7 @@ def test_there_are_so_many_at_once_and_one_for_each_visitor(make):
     wait_for(lambda: samples(sandbox, sandbox.find(again)) and not third.path.parent.exists())
 
 
+@pytest.mark.slow
 def test_what_nobody_looks_at_goes(make):
     sandbox, _ = make(Limits(unseen=1.5, pace=1e9), max_workers=2)
     seen, unseen = (sandbox.find(sandbox.begin(name, replace(WISH, shots=10))) for name in ("ada", "ben"))
