@@ -28,10 +28,10 @@ from separatrix.commands.options import (
 )
 from separatrix.commands.validate import validate
 from separatrix.config import TableSystem, anchored, apply_overrides, read_toml
-from separatrix.diagnosis import diagnose
+from separatrix.diagnosis import Finding, diagnose
 from separatrix.errors import ConfigError, RunExistsError, SeparatrixError
 from separatrix.preparing import check_resources
-from separatrix.progress import activity, clock, status_numbers, steps_in_words
+from separatrix.progress import activity, clock, display_console, status_numbers, steps_in_words
 from separatrix.resources import Resources, parse_devices
 from separatrix.systems import CATALOGUE
 from separatrix.training_data import end_counts
@@ -273,16 +273,19 @@ def explain(
 )
 def doctor(
     target: Annotated[
-        Path, typer.Argument(metavar="[FOLDER|CONFIG.toml]", help="Where runs would be stored, or a configuration.")
+        Path,
+        typer.Argument(
+            metavar="[FOLDER|FILE.toml]", help="Where runs would be stored, a configuration, or a file for --cluster."
+        ),
     ] = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Check this machine (platforms, GPUs, versions, disk), or a configuration: what a run of it needs, and costs."""
-    if target.is_file() or (target.suffix == ".toml" and not target.is_dir()):
-        from separatrix.config_check import check_config  # noqa: PLC0415 - loads what shooting needs
+    """Check this machine (platforms, GPUs, versions, disk), or a configuration: what a run of it needs, and costs.
 
-        with Console(stderr=True).status("reading the configuration") as status:
-            findings = check_config(target, status.update)
+    Of a file for `separatrix run --cluster` it shows the job that would be submitted.
+    """
+    if target.is_file() or (target.suffix == ".toml" and not target.is_dir()):
+        findings = _check_file(target)
     else:
         findings = diagnose(target)
     if as_json:
@@ -291,11 +294,22 @@ def doctor(
         table = Table(box=None, show_header=False, pad_edge=False)
         marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "problem": "[red]problem[/red]"}
         for finding in findings:
-            advice = f"\n[dim]{finding.advice}[/dim]" if finding.advice else ""
-            table.add_row(marks[finding.level], finding.subject, finding.found + advice)
+            found = Text(finding.found).append(f"\n{finding.advice}" if finding.advice else "", "dim")
+            table.add_row(marks[finding.level], finding.subject, found)
         Console().print(table)
     if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+def _check_file(file: Path) -> tuple[Finding, ...]:
+    if "cluster" in read_toml(file):
+        from separatrix.cluster_check import check_cluster  # noqa: PLC0415
+
+        return check_cluster(file)
+    from separatrix.config_check import check_config  # noqa: PLC0415 - loads what shooting needs
+
+    with display_console().status("reading the configuration") as status:
+        return check_config(file, status.update)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

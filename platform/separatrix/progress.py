@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -38,6 +39,15 @@ _WIDE, _NARROW = 116, 80
 """From these widths of the terminal on, the numbers stand in three columns and in two."""
 
 
+def display_console() -> Console:
+    """Return where displays are drawn: standard error, live on a terminal alone.
+
+    Rich takes FORCE_COLOR for a terminal, too, and JupyterLab sets it for the
+    programs that cells run, whose output cannot be drawn over.
+    """
+    return Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
+
+
 class ProgressDisplay:
     """Shows the status of a running session until the ``with`` block ends.
 
@@ -50,7 +60,7 @@ class ProgressDisplay:
 
     def __init__(self, status: Callable[[], Status], config: RunConfig, console: Console | None = None) -> None:
         self._status, self._config = status, config
-        self._console = console or Console(stderr=True)
+        self._console = console or display_console()
         self._pace = Pace()
         self._error: type[BaseException] | None = None
         self._ended = threading.Event()
@@ -140,7 +150,7 @@ class WorkDisplay(ABC, Generic[_P]):
 
     def __init__(self, stop: threading.Event, console: Console | None = None) -> None:
         self._stop = stop
-        self._console = console or Console(stderr=True)
+        self._console = console or display_console()
         self._progress: _P | None = None
         self._last_printed: _P | None = None
         self._printed = -math.inf

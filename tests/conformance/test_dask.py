@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -403,3 +405,30 @@ def test_without_slurm_a_cluster_file_is_refused(path, tmp_path):
     session.start(60, executor="dask", cluster=tmp_path / "cluster.toml", platform="Reference")
     with pytest.raises(ClusterError, match="expected SLURM's sbatch on this machine, found none"):
         session.wait(30)
+
+
+def test_the_doctor_shows_the_job_that_is_submitted(path, tmp_path, slurm):
+    """With a command that notes the job: line for line the same, but for what a session alone knows."""
+    jobs = slurm('#!/bin/sh\ncp "$1" "$JOBS/job"; echo refused >&2; exit 1\n')
+    checked = run_cli("doctor", tmp_path / "cluster.toml", "--json")
+    findings = {finding["subject"]: finding for finding in json.loads(checked.out)}
+    assert checked.code == 0, findings
+    assert "begins with 2; up to 2" in findings["workers"]["found"]
+    assert not (jobs / "job").exists()
+    session = Session.open(path)
+    session.start(60, executor="dask", cluster=tmp_path / "cluster.toml")
+    with pytest.raises(ClusterError, match="refused"):
+        session.wait(30)
+    submitted = (jobs / "job").read_text().strip().replace(str(path), "RUN")
+    submitted = re.sub(r"tcp://\S+", "ADDRESS-OF-THE-SESSION", submitted)
+    assert findings["job"]["found"] == re.sub(r"--name \S+", "--name NAME", submitted)
+
+
+def test_the_doctor_says_where_no_job_can_be_submitted(tmp_path):
+    (tmp_path / "cluster.toml").write_text(SLURM)
+    checked = run_cli("doctor", tmp_path / "cluster.toml")
+    assert checked.code == 1
+    assert "no sbatch on this machine" in checked.out
+    assert "#SBATCH --gres=gpu:1" in checked.out
+    (tmp_path / "cluster.toml").write_text(SLURM.replace("partition", "partitions"))
+    assert "cluster.partitions: unknown key" in run_cli("doctor", tmp_path / "cluster.toml").err

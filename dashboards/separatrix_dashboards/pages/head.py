@@ -194,7 +194,8 @@ def facts(snapshot: RunSnapshot) -> list[tuple[str, str, str]]:
     model = _model_words(snapshot)
     speed = status.md_steps_per_second
     raw = status.all_raw_steps_per_second
-    busy = f"{min(status.busy, status.workers)} of {status.workers}" if status.workers else "in the server"
+    alone = "in its session" if status.steps and status.state is RunState.RUNNING else "none yet"
+    busy = f"{min(status.busy, status.workers)} of {status.workers}" if status.workers else alone
     return [
         ("transitions", f"{status.transitions:,}", f"{status.expected_transitions:,.0f} expected"),
         ("yield", with_error(share.value, share.error), ideal or f"{config.sampling.selector} selection"),

@@ -26,6 +26,7 @@ def _own_interrupts() -> Iterator[None]:
 
 with _own_interrupts():
     from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMJob
 
 
 class SlurmWorkers:
@@ -50,23 +51,9 @@ class SlurmWorkers:
                 "or start Dask workers yourself and use --scheduler"
             )
         self._n_jobs = -(-n_workers // spec.workers_per_job)
-        options: dict[str, Any] = {
-            "queue": spec.partition,
-            "account": spec.account,
-            "walltime": spec.walltime,
-            "cores": spec.cores,
-            "processes": spec.workers_per_job,
-            "memory": spec.memory,
-            "job_extra_directives": spec.directives,
-            "job_script_prologue": spec.prologue,
-            "interface": spec.interface,
-            "local_directory": spec.scratch,
-            "log_directory": str(logs),
-            "job_name": "separatrix",
-        }
         try:
             self.cluster: Any = SLURMCluster(
-                **{name: value for name, value in options.items() if value is not None},
+                **_options(spec, str(logs)),
                 scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
             )
         except (OSError, ValueError, RuntimeError) as error:
@@ -96,3 +83,26 @@ class SlurmWorkers:
         """Cancel the jobs and end the scheduler."""
         with suppress(Exception):  # what is gone need not be ended
             self.cluster.close(timeout=10)
+
+
+def job_script(spec: SlurmCluster) -> str:
+    """Return what would be given to ``sbatch``, with words in place of what is known when a session starts."""
+    return str(SLURMJob(scheduler="ADDRESS-OF-THE-SESSION", name="NAME", **_options(spec, "RUN/jobs")).job_script())
+
+
+def _options(spec: SlurmCluster, logs: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "queue": spec.partition,
+        "account": spec.account,
+        "walltime": spec.walltime,
+        "cores": spec.cores,
+        "processes": spec.workers_per_job,
+        "memory": spec.memory,
+        "job_extra_directives": spec.directives,
+        "job_script_prologue": spec.prologue,
+        "interface": spec.interface,
+        "local_directory": spec.scratch,
+        "log_directory": logs,
+        "job_name": "separatrix",
+    }
+    return {name: value for name, value in options.items() if value is not None}
