@@ -164,7 +164,9 @@ def imported(path: Path) -> set[str]:
     """Return the top-level names of the modules that a file of Python or a notebook imports."""
     text = (ROOT / path).read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
-        lines = [line for cell in json.loads(text)["cells"] if cell["cell_type"] == "code" for line in cell["source"]]
+        cells = [cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        # A cell that begins with %% is a file or a script of the shell.
+        lines = [line for cell in cells if not cell[0].startswith("%%") for line in cell]
         text = "".join(line.rstrip("\n") + "\n" for line in lines if line[:1] not in ("!", "%"))
     nodes = list(ast.walk(ast.parse(text)))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
