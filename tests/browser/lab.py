@@ -37,14 +37,19 @@ WIDTH = 1400
 
 LEAST_DRAWN = 0.002
 DRAWN = """canvas => {
-  const flat = document.createElement("canvas");
-  [flat.width, flat.height] = [canvas.width, canvas.height];
-  const context = flat.getContext("2d");
-  context.drawImage(canvas, 0, 0);
-  const pixels = new Uint32Array(context.getImageData(0, 0, flat.width, flat.height).data.buffer);
-  return pixels.reduce((n, pixel) => n + (pixel !== pixels[0]), 0) / pixels.length;
+  const shares = [...canvas.getRootNode().querySelectorAll("canvas")].map(layer => {
+    const flat = document.createElement("canvas");
+    [flat.width, flat.height] = [layer.width, layer.height];
+    const context = flat.getContext("2d");
+    context.drawImage(layer, 0, 0);
+    const pixels = new Uint32Array(context.getImageData(0, 0, flat.width, flat.height).data.buffer);
+    const counts = new Map();
+    for (let i = 0; i < pixels.length; i += 3) counts.set(pixels[i], (counts.get(pixels[i]) ?? 0) + 1);
+    return 1 - Math.max(...counts.values()) / Math.ceil(pixels.length / 3);
+  });
+  return Math.max(...shares);
 }"""
-"""How much of a canvas is not its background, which is the colour of its first pixel."""
+"""How much of a picture is not its background, its most common colour; a picture has several layers."""
 
 EAVESDROPPER = """
 import os, socket, sys

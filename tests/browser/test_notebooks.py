@@ -18,9 +18,13 @@ def tutorial(request, lab, page):
     folder = lab.folder / file.stem
     folder.mkdir()
     shutil.copy(file, folder)
-    page.set_default_timeout(PATIENCE * 1000)
-    page.set_viewport_size({"width": WIDTH, "height": 1000})
-    yield file.stem, folder, lambda: Notebook(page, lab.address(f"{folder.name}/{file.name}"))
+
+    def opened():
+        page.set_default_timeout(PATIENCE * 1000)
+        page.set_viewport_size({"width": WIDTH, "height": 1000})
+        return Notebook(page, lab.address(f"{folder.name}/{file.name}"))
+
+    yield file.stem, folder, opened
     lab.end_kernels()
 
 
