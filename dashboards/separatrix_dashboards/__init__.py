@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from separatrix_dashboards.notebook import dashboard, view
+    from separatrix_dashboards.notebook import dashboard, extension, view
 
-__all__ = ["dashboard", "view"]
+__all__ = ["dashboard", "extension", "view"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+import holoviews as hv
 import panel as pn
+from holoviews.core import Dimensioned
 from IPython import get_ipython
 from panel.config import panel_extension
 from panel.io.notebook import load_notebook
@@ -25,6 +27,35 @@ from separatrix_dashboards.pages.head import Head
 from separatrix_dashboards.pages.run import tabs
 from separatrix_dashboards.views.base import Watch, watch_page
 from separatrix_dashboards.views.registry import VIEWS
+
+
+def extension() -> None:
+    """Let a notebook draw with Panel and HoloViews of its own, from this machine and not from the internet.
+
+    It takes the place of ``panel.extension()`` and ``holoviews.extension("bokeh")``, which ask other hosts for parts of
+    what they show; `dashboard` and `view` need neither.
+
+    Examples
+    --------
+    >>> from separatrix_dashboards import extension
+    >>> extension()
+    """
+    take_messages_in_order()
+    if panel_extension._loaded:
+        load_notebook(inline=True)
+    else:
+        pn.extension(inline=True)
+    hv.extension("bokeh", inline=True, logo=False)
+    pn.config.inline = True
+    shell = get_ipython()
+    if shell is not None:
+        # HoloViews' own display takes style sheets from the internet; Panel's does not.
+        shell.display_formatter.mimebundle_formatter.for_type(Dimensioned, _drawn)
+
+
+def _drawn(element: Dimensioned) -> Any:
+    with LOCK:
+        return pn.pane.HoloViews(element)._repr_mimebundle_()
 
 
 def dashboard(run: Session | Path | str) -> Viewer:

@@ -183,14 +183,15 @@ class Notebook:
             self.page.wait_for_timeout(500)
 
     def photograph(self, folder, name):
-        """Save how the whole notebook looks, in parts as high as a screen is wide."""
+        """Save how the whole notebook looks, one picture for each screen of it."""
         panel = self.page.locator(".jp-WindowedPanel-outer")
-        height = int(panel.evaluate("panel => panel.scrollHeight")) + 100
-        self.page.set_viewport_size({"width": WIDTH, "height": height})
-        self.page.wait_for_timeout(1000)
-        for part, top in enumerate(range(0, height, WIDTH)):
-            clip = {"x": 0, "y": top, "width": WIDTH, "height": min(WIDTH, height - top)}
-            self.page.screenshot(path=folder / f"{name}-{part}.png", clip=clip)
+        self.page.set_viewport_size({"width": WIDTH, "height": WIDTH})
+        part, above, top = 0, -1, panel.evaluate("panel => { panel.scrollTop = 0; return 0; }")
+        while top > above:
+            self.page.wait_for_timeout(500)
+            self.page.screenshot(path=folder / f"{name}-{part}.png")
+            scroll = "panel => { panel.scrollTop += panel.clientHeight - 60; return panel.scrollTop; }"
+            part, above, top = part + 1, top, panel.evaluate(scroll)
 
     def run(self, index, code=None):
         """Execute a cell, with other code if that is given."""
