@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 
 from separatrix.commands.options import examples
 from separatrix.errors import ConfigError
+from separatrix.resources import usable_cores
 from separatrix_dashboards.access import EVERYBODY, Role, add_user
 
 
@@ -80,7 +80,7 @@ def serve(  # noqa: PLR0913 - a command has as many parameters as options
                 "PANEL_OAUTH_KEY and PANEL_OAUTH_SECRET in the environment"
             )
         oauth = server.OAuth(provider=oauth_provider, key=oauth_key, secret=oauth_secret)
-    workers = _cores() if max_workers is None else max_workers
+    workers = usable_cores() if max_workers is None else max_workers
     if workers < 1:
         raise ConfigError(f"--max-workers: expected 1 or more, got {workers}")
     options = server.Options(
@@ -106,11 +106,6 @@ serve.epilog = examples(
     "separatrix serve runs --address 0.0.0.0 --auth users.toml",
     "separatrix serve runs --demo --address 0.0.0.0",
 )
-
-
-def _cores() -> int:
-    """Return the cores this process may use; containers and batch systems often leave it some of them only."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _add_user(file: Path | None, name: str, role: Role, *, oauth: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import panel as pn
 import param
-from panel.custom import JSComponent
+from panel.custom import AnyWidgetComponent
 
 from separatrix_dashboards.theme import CSS
 
@@ -83,9 +83,11 @@ def tabs(*named: tuple[str, Any], **more: Any) -> pn.Tabs:
     return pn.Tabs(*named, **{"stylesheets": [WIDGET_CSS], "sizing_mode": "stretch_width", **more})
 
 
-class CopyText(JSComponent):
+class CopyText(AnyWidgetComponent):
     """A text in a box, and a button that copies it."""
 
+    # No JSComponent: Panel 1.9 hands the model of the first kind of component that a window loads to those of the other
+    # kind, too, and neither the viewer beside this text nor the text would know what to do with it.
     text = param.String()
 
     _stylesheets = [  # noqa: RUF012 - Panel's own way
@@ -123,19 +125,21 @@ class CopyText(JSComponent):
       if (!done) select(node)
       return done
     }
-    export function render({ model, el }) {
+    function render({ model, el }) {
       const pre = document.createElement("pre")
       pre.className = "sx-toml"
       const button = document.createElement("button")
       button.type = "button"
       button.textContent = "Copy"
-      const show = () => { pre.textContent = model.text }
+      const show = () => { pre.textContent = model.get("text") }
       button.addEventListener("click", async () => {
-        button.textContent = (await copy(model.text, pre)) ? "Copied" : "Press Ctrl-C"
+        button.textContent = (await copy(model.get("text"), pre)) ? "Copied" : "Press Ctrl-C"
         setTimeout(() => { button.textContent = "Copy" }, 1800)
       })
-      model.on("text", show)
+      model.on("change:text", show)
       show()
       el.append(pre, button)
+      return () => {}
     }
+    export default { render }
     """

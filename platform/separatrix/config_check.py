@@ -34,6 +34,7 @@ from separatrix.errors import ConfigError, EngineError, SeedingError, SystemBuil
 from separatrix.observables import Observables
 from separatrix.preparing import own_seed_paths
 from separatrix.records import NO_STATE, Atoms, ShotOutcome, ShotTask, Snapshot
+from separatrix.resources import usable_cores
 from separatrix.seeding import SeedPath, find_first_paths
 from separatrix.shooting import Shooter, kept_frames
 from separatrix.systems import build_system, resolve
@@ -384,7 +385,7 @@ def _memory(case: _Case) -> Finding:
     longest = 2 * case.config.sampling.max_frames * (12 * case.observables.n_atoms + 36)
     each = _WORKER_BYTES + 2 * longest  # its halves, and the two joined
     free = psutil.virtual_memory().available
-    workers = min(psutil.cpu_count() or 1, case.config.sampling.chains)
+    workers = min(usable_cores(), case.config.sampling.chains)
     found = f"up to {each / _GIB:.1f} GiB per worker for the longest shots; {free / _GIB:.1f} GiB free"
     if workers * each < free:
         return Finding(level="ok", subject="memory", found=found)

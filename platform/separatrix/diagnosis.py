@@ -22,6 +22,7 @@ from separatrix.engine import (
     serialize,
 )
 from separatrix.gpus import Gpu, Monitor, ask_nvidia_smi
+from separatrix.resources import usable_cores
 from separatrix.systems import build_system, resolve
 
 _PACKAGES = ("separatrix", "openmm", "torch", "zarr", "mdtraj", "numpy", "pydantic")
@@ -85,7 +86,7 @@ def _packages() -> list[Finding]:
 
 
 def _processors() -> Finding:
-    n_cores = os.cpu_count() or 1
+    n_cores = usable_cores()
     if n_cores == 1:
         advice = "Sampling, learning and display share one core; two or more are better."
         return Finding(level="note", subject="processors", found="1 core", advice=advice)

@@ -25,7 +25,7 @@ from separatrix.observables import Observables
 from separatrix.preparing import choose_platform, ensure_seed_paths
 from separatrix.records import Density, Reason, RunState, ShotFailure, ShotOutcome, ShotTask, Status, connects
 from separatrix.recruits import Recruits
-from separatrix.resources import GPU_PLATFORMS, Resources
+from separatrix.resources import GPU_PLATFORMS, Resources, usable_cores
 from separatrix.rows import restore_chains, restore_model, restore_status, shot_row
 from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
@@ -202,8 +202,9 @@ class Loop:
         self._start_teacher()
         self._commit(workers=0, devices=0, state=RunState.SEEDING, message="waiting for workers")
         if len(store.seed_chains()) < config.sampling.chains:
-            speed = choose_platform(store, config, Resources(), os.cpu_count() or 1)
-            properties = platform_properties(speed.platform, threads=os.cpu_count() or 1)
+            cores = usable_cores()
+            speed = choose_platform(store, config, Resources(), cores)
+            properties = platform_properties(speed.platform, threads=cores)
             ensure_seed_paths(store, config, observables, speed.platform, properties, self._report_seeding)
 
     def _await_recruits(self, recruits: Recruits) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +26,7 @@ from separatrix.relevance import (
     integrated_gradients,
     permutation_relevance,
 )
+from separatrix.resources import usable_cores
 from separatrix.store import write_result
 from separatrix.symbolic import Formula, Progress, Shots, find_formulas
 from separatrix.symbolic.formula import loss_of, parameters_of
@@ -153,7 +153,7 @@ def explain(
         write_result(reader.folder, "mechanism", mechanism.as_dict())
         return mechanism
     shots = evidence.for_formulas(ranking.inputs(inputs))
-    workers = min(os.cpu_count() or 1, ISLANDS) if workers is None else workers
+    workers = min(usable_cores(), ISLANDS) if workers is None else workers
     share = 0.0
 
     def follow(progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ PLATFORMS: Final = ("Reference", "CPU", "CUDA", "HIP", "OpenCL")
 """OpenMM platforms that some machine may have."""
 
 PRECISIONS: Final = ("single", "mixed", "double")
+
+CORES: Final = "SEPARATRIX_CORES"
+"""Environment variable with the most cores that anything here takes by default, as on a machine shared with others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,3 +139,69 @@ def parse_devices(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"devices: expected numbers such as 0,1, got {text!r}") from None
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, 1 at least.
+
+    Of the cores of the machine, those it may run on, no more than the quota of its container or batch job gives, and no
+    more than ``SEPARATRIX_CORES`` says.
+
+    Raises
+    ------
+    ConfigError
+        If ``SEPARATRIX_CORES`` is no such number.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [limit for limit in (core_quota(), _wanted_cores()) if limit is not None]
+    return max(1, round(min([allowed, *limits])))
+
+
+def core_quota(root: Path = Path("/")) -> float | None:
+    """Return how many cores' worth of time the control groups of this process give it; None if they set no limit.
+
+    A group is limited by those it lies in, too. In a container the path of the own group may be that of the machine
+    outside, of which only the last part is mounted: folders that are not there are passed over.
+
+    Parameters
+    ----------
+    root : of the file system
+
+    References
+    ----------
+    Linux kernel documentation: control groups v2 (``cpu.max``) and CFS bandwidth control (``cpu.cfs_quota_us``).
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None  # no Linux
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        own = mount / path.strip("/")
+        groups = [own, *own.parents[: len(own.parts) - len(mount.parts)]]
+        quotas += [quota for group in groups if (quota := _quota_of(group)) is not None]
+    return min(quotas, default=None)
+
+
+def _quota_of(group: Path) -> float | None:
+    try:
+        if (limit := group / "cpu.max").exists():
+            quota, period = limit.read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no such group or file; "max"
+        return None
+
+
+def _wanted_cores() -> int | None:
+    text = os.environ.get(CORES)
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{CORES}: expected 1 or more, got {text!r} in the environment")
+    return int(text)

@@ -22,7 +22,7 @@ from separatrix.preparing import check_resources, own_seed_paths, write_seed_pat
 from separatrix.progress import EquilibrationDisplay, ProgressDisplay, SearchDisplay, ShootingDisplay
 from separatrix.reader import Reader
 from separatrix.records import Snapshot, Status
-from separatrix.resources import Resources
+from separatrix.resources import Resources, usable_cores
 from separatrix.store import Store, require_nothing_at
 from separatrix.systems import build_system, resolve
 from separatrix.validation import CONFIGURATIONS, SHOTS, Validation, validate
@@ -221,7 +221,8 @@ class Session:
         self._control, self._error = Control(), None
         store = Store.open(self.path, writable=True)
         try:
-            analyst = None if allowed.workers == 0 else self._analyst()
+            alone = allowed.workers == 0 or usable_cores() == 1  # nobody to spare, nor half a GB
+            analyst = None if alone else self._analyst()
             self._loop = Loop(store, self.config, target, allowed, self._control, analyst)
         except BaseException:
             store.close()

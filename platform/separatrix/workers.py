@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from separatrix.engine import devices_of
 from separatrix.executors import ProcessExecutor, SerialExecutor, WorkerExecutor
-from separatrix.resources import GPU_PLATFORMS, Resources
+from separatrix.resources import GPU_PLATFORMS, Resources, usable_cores
 from separatrix.shooting import WorkerSpec, start_worker
 
 _FEW_ATOMS, _MANY_ATOMS = 10_000, 50_000
@@ -30,7 +29,7 @@ def threads_each(resources: Resources, most: int) -> int:
     ----------
     most : workers that have something to do
     """
-    return max(1, (os.cpu_count() or 1) // max(1, _cpu_workers(resources, most)))
+    return max(1, usable_cores() // max(1, _cpu_workers(resources, most)))
 
 
 def worker_specs(run: Path, platform: str, resources: Resources, *, n_atoms: int, most: int) -> tuple[WorkerSpec, ...]:
@@ -54,7 +53,7 @@ def worker_specs(run: Path, platform: str, resources: Resources, *, n_atoms: int
     elif resources.workers_per_device is not None:
         n_workers = len(devices) * resources.workers_per_device
     else:
-        n_workers = max(1, min(len(devices) * workers_for(n_atoms), most, os.cpu_count() or 1))
+        n_workers = max(1, min(len(devices) * workers_for(n_atoms), most, usable_cores()))
     numbers = [devices[worker % len(devices)] if devices else None for worker in range(n_workers)]
     # PyTorch counts devices as the CUDA platform does.
     own = resources.descriptor_device == "cuda" and platform == "CUDA"
@@ -78,4 +77,4 @@ def start_shooters(specs: Sequence[WorkerSpec], resources: Resources) -> WorkerE
 
 
 def _cpu_workers(resources: Resources, most: int) -> int:
-    return min(os.cpu_count() or 1, most) if resources.workers is None else resources.workers
+    return min(usable_cores(), most) if resources.workers is None else resources.workers

@@ -65,42 +65,51 @@ socket.socket.connect = noted
 
 
 class Lab:
-    """A JupyterLab of its own, with settings, notebooks and runs in one folder."""
+    """A JupyterLab of its own, with settings, notebooks and runs in one folder.
 
-    def __init__(self, folder):
-        self.folder, self._token = folder, secrets.token_hex(8)
+    Attributes
+    ----------
+    folder : of its settings
+    root : of notebooks and runs; the same by default
+    token : lets in whoever knows it
+    process : that of the server
+    """
+
+    def __init__(self, folder, command=None, environment=os.environ, root=None):
+        """Start it, by a command that sees to settings itself if there is one."""
+        self.folder, self.root, self.token = folder, root or folder, secrets.token_hex(8)
         self._connections = folder / "connections"
         spy = folder / "spy"
         self._write(spy / "sitecustomize.py", EAVESDROPPER)
-        for name, values in SETTINGS.items():
+        for name, values in SETTINGS.items() if command is None else ():
             self._write(folder / f"config/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings", json.dumps(values))
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(spy), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        environment = {
+            **environment,
+            "PYTHONPATH": os.pathsep.join([str(spy), *filter(None, [environment.get("PYTHONPATH")])]),
             "CONNECTIONS": str(self._connections),
             "IPYTHONDIR": str(folder / "ipython"),
             **{f"JUPYTER_{name.upper()}_DIR": str(folder / name) for name in ("config", "data", "runtime")},
         }
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={self._port}"]
-        options = [f"--IdentityProvider.token={self._token}", f"--ServerApp.root_dir={folder}", *QUIET]
+        options = ["--no-browser", "--allow-root", f"--ServerApp.port={self._port}", "--ServerApp.port_retries=0"]
+        options += [f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}"]
+        command = [*(command or (sys.executable, "-m", "jupyterlab", *QUIET)), *options]
         with (folder / "log").open("w") as log:
-            self._process = subprocess.Popen(
-                [*command, "--ServerApp.port_retries=0", *options], env=environment, stderr=log, stdout=log, cwd=folder
-            )
+            self.process = subprocess.Popen(command, env=environment, stderr=log, stdout=log, cwd=self.root)
         self._wait()
 
     def write_notebook(self, name, *cells):
         """Write a notebook and return the address of JupyterLab with it alone."""
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
-        nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=cells), self.folder / name)
+        nbformat.write(nbformat.v4.new_notebook(metadata=kernel, cells=cells), self.root / name)
         return self.address(name)
 
     def address(self, name):
         """Return the address of JupyterLab with a notebook of its folder alone."""
-        return f"{self.url}/doc/tree/{name}?token={self._token}&reset"
+        return f"{self.url}/doc/tree/{name}?token={self.token}&reset"
 
     def end_kernels(self):
         """End the kernels, and with them their sessions."""
@@ -109,10 +118,10 @@ class Lab:
 
     def close(self):
         """End it; see to it that nothing is left of it and that nobody was asked outside."""
-        server = psutil.Process(self._process.pid)
+        server = psutil.Process(self.process.pid)
         family = [server, *server.children(recursive=True)]
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(PATIENCE)
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE)
         _, left = psutil.wait_procs(family, timeout=10)
         for process in left:
             process.kill()
@@ -129,14 +138,14 @@ class Lab:
             try:
                 self._ask("api/status")
             except OSError:
-                assert self._process.poll() is None, (self.folder / "log").read_text()
+                assert self.process.poll() is None, (self.folder / "log").read_text()
                 time.sleep(0.2)
             else:
                 return
         pytest.fail((self.folder / "log").read_text())
 
     def _ask(self, path, method="GET"):
-        headers = {"Authorization": f"token {self._token}"}
+        headers = {"Authorization": f"token {self.token}"}
         request = urllib.request.Request(f"{self.url}/{path}", headers=headers, method=method)  # noqa: S310
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
             return json.loads(answer.read() or "null")

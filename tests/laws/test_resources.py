@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from separatrix import workers
 from separatrix.errors import ConfigError
 from separatrix.records import RunState, Status
-from separatrix.resources import Resources, parse_devices
+from separatrix.resources import CORES, Resources, core_quota, parse_devices, usable_cores
 from separatrix.workers import threads_each, worker_specs
 
 RUN = Path("run")
@@ -56,7 +55,7 @@ def specs(platform, n_atoms=22, most=64, **wanted):
 def three_devices(monkeypatch):
     """Pretend to three GPUs and 24 cores: no machine is touched here, numbers alone are worked out."""
     monkeypatch.setattr(workers, "devices_of", lambda platform: ({},) * 3)
-    monkeypatch.setattr(os, "cpu_count", lambda: 24)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 24)
 
 
 def test_workers_of_processors_are_one_for_each_core_but_no_more_than_useful():
@@ -80,7 +79,7 @@ def test_workers_of_devices_are_spread_evenly_over_them():
 
 
 def test_there_are_no_more_workers_of_devices_than_cores_unless_asked_for(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
     assert len(specs("CUDA")) == 2
     assert len(specs("CUDA", workers=12)) == 12
 
@@ -109,3 +108,51 @@ def test_speed_is_held_against_one_context_on_each_device_or_for_each_worker():
         return Status(state=RunState.RUNNING, raw_steps_per_second=100.0, **what).all_raw_steps_per_second
 
     assert [raw(workers=8, devices=2), raw(workers=8), raw(workers=0)] == [200.0, 800.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "quota"),
+    [
+        ("0::/", {}, None),
+        ("0::/", {"cpu.max": "max 100000"}, None),
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/batch/job", {"batch/job/cpu.max": "max 100000", "batch/cpu.max": "400000 100000"}, 4.0),
+        ("0::/batch/job", {"batch/job/cpu.max": "200000 100000", "batch/cpu.max": "400000 100000"}, 2.0),
+        ("0::/of/the/machine/outside", {"cpu.max": "50000 100000"}, 0.5),
+        (
+            "3:cpu,cpuacct:/a\n1:memory:/a",
+            {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"},
+            None,
+        ),
+        ("3:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "300000", "cpu/a/cpu.cfs_period_us": "100000"}, 3.0),
+    ],
+)
+def test_the_quota_is_that_of_the_tightest_control_group(tmp_path, cgroup, files, quota):
+    for name, text in {
+        "proc/self/cgroup": cgroup,
+        **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert core_quota(tmp_path) == quota
+
+
+def test_a_machine_without_control_groups_has_no_quota(tmp_path):
+    assert core_quota(tmp_path) is None
+
+
+def test_the_environment_limits_cores_and_never_adds_any(monkeypatch):
+    monkeypatch.delenv(CORES, raising=False)
+    there = usable_cores()
+    assert there >= 1
+    monkeypatch.setenv(CORES, "1")
+    assert usable_cores() == 1
+    monkeypatch.setenv(CORES, "100000")
+    assert usable_cores() == there
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_a_number_of_cores_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv(CORES, text)
+    with pytest.raises(ConfigError, match=f"SEPARATRIX_CORES: expected 1 or more, got {text!r} in the environment"):
+        usable_cores()

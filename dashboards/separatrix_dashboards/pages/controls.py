@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import param
-from panel.custom import JSComponent
+from panel.custom import AnyWidgetComponent
 
 from separatrix_dashboards.theme import CSS
 from separatrix_dashboards.words import escaped
@@ -27,7 +27,7 @@ input { position: absolute; right: 10px; top: 10px; width: 17px; height: 17px; m
 """
 
 
-class Choice(JSComponent):
+class Choice(AnyWidgetComponent):
     """Pictures with a title and a description, of which one is chosen."""
 
     options = param.List(item_type=dict, doc="Each with name, title, description (text) and picture (SVG of ours).")
@@ -46,12 +46,12 @@ class Choice(JSComponent):
         return f"<fieldset>{labels}</fieldset>"
 
     _esm = """
-    export function render({ model, el }) {
+    function render({ model, el }) {
       const group = document.createElement("fieldset")
       const name = "choice-" + Math.random().toString(36).slice(2)
       const draw = () => {
-        group.setAttribute("aria-label", model.label)
-        group.replaceChildren(...model.options.map((option) => {
+        group.setAttribute("aria-label", model.get("label"))
+        group.replaceChildren(...model.get("options").map((option) => {
           const label = document.createElement("label")
           label.innerHTML = '<div class="picture"></div><div class="title"></div><div class="description"></div>' +
             '<input type="radio">'
@@ -61,29 +61,33 @@ class Choice(JSComponent):
           const input = label.querySelector("input")
           input.name = name
           input.value = option.name
-          input.addEventListener("change", () => { model.value = option.name })
+          input.addEventListener("change", () => { model.set("value", option.name); model.save_changes() })
           return label
         }))
         mark()
       }
       const mark = () => {
-        for (const input of group.querySelectorAll("input")) input.checked = input.value === model.value
+        for (const input of group.querySelectorAll("input")) input.checked = input.value === model.get("value")
       }
-      model.on("options", draw)
-      model.on("value", mark)
+      model.on("change:options", draw)
+      model.on("change:value", mark)
       draw()
       el.append(group)
+      return () => {}
     }
+    export default { render }
     """
 
 
-class Redirect(JSComponent):
+class Redirect(AnyWidgetComponent):
     """Takes the browser to another page when its address is set; relative addresses work behind any proxy."""
 
     address = param.String()
 
     _esm = """
-    export function render({ model }) {
-      model.on("address", () => { if (model.address) window.location.assign(model.address) })
+    function render({ model }) {
+      model.on("change:address", () => { if (model.get("address")) window.location.assign(model.get("address")) })
+      return () => {}
     }
+    export default { render }
     """
