@@ -17,6 +17,32 @@ def image_of(page):
     return page.locator(".bk-Figure").first.screenshot()
 
 
+def pause(page):
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator(".sx-chip[data-state]").first).to_have_text("paused", timeout=PATIENCE)
+
+
+def look_as_another(browser, seen, home, address, picture):
+    """Open both pages as another visitor, who sees no session of anybody and controls none."""
+    other = browser.new_context(viewport={"width": 400, "height": 850})
+    other.on("request", lambda request: seen.ask(request.url))
+    other.on("page", seen.watch)
+    try:
+        page = other.new_page()
+        page.goto(home)
+        expect(page.get_by_text("molecule", exact=True).first).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_role("button", name="Start")).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("Back to your session")).to_be_hidden()
+        assert page.locator("article.card").count() == 2
+        page.goto(address)
+        expect(page.get_by_text("You may look at this session but not control it")).to_be_visible(timeout=PATIENCE)
+        for name in ("Pause", "Resume", "Stop", "Discard"):
+            expect(page.get_by_role("button", name=name)).to_have_count(0)
+        page.screenshot(path=picture)
+    finally:
+        other.close()
+
+
 def test_a_visitor_tries_a_session_of_their_own(page, browser, serve, runs, seen, screenshots):
     server = serve(runs, "--demo", "--max-workers", "1")
     page.goto(server.url)
@@ -26,33 +52,20 @@ def test_a_visitor_tries_a_session_of_their_own(page, browser, serve, runs, seen
     page.screenshot(path=screenshots / "demo-home.png")
     page.get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile(r"try\?session=[\w-]{32}"), timeout=PATIENCE)
-    expect(page.locator(".sx-chip[data-state=running]")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text(re.compile(r"chance 0.693, model \d+"))).to_be_visible(timeout=PATIENCE)
+    pause(page)  # however slow the browser is, there is something to come
     page.get_by_text("Committor", exact=True).first.click()
-    expect(page.get_by_text(re.compile(r"Model \d+ of \d+")).first).to_be_visible(timeout=PATIENCE)
     told = page.get_by_text(re.compile(r"Model \d+ of \d+")).first
+    expect(told).to_be_visible(timeout=PATIENCE)
+    page.wait_for_timeout(1500)  # figures come after their words
     before, first = told.inner_text(), image_of(page)
+    page.get_by_role("button", name="Resume").click()
     expect(told).not_to_have_text(before, timeout=PATIENCE)
+    pause(page)
+    page.wait_for_timeout(1500)
     assert image_of(page) != first, "the map moves"
     page.screenshot(path=screenshots / "demo-committor.png")
-
-    other = browser.new_context(viewport={"width": 400, "height": 850})
-    other.on("request", lambda request: seen.ask(request.url))
-    other.on("page", seen.watch)
-    try:
-        stranger = other.new_page()
-        stranger.goto(server.url)
-        expect(stranger.get_by_text("molecule", exact=True).first).to_be_visible(timeout=PATIENCE)
-        expect(stranger.get_by_role("button", name="Start")).to_be_visible(timeout=PATIENCE)
-        expect(stranger.get_by_text("Back to your session")).to_have_count(0)
-        assert stranger.locator("article.card").count() == 2
-        stranger.goto(page.url)
-        expect(stranger.get_by_text("You may look at this session but not control it")).to_be_visible(timeout=PATIENCE)
-        for name in ("Pause", "Stop", "Discard"):
-            expect(stranger.get_by_role("button", name=name)).to_have_count(0)
-        stranger.screenshot(path=screenshots / "demo-stranger.png")
-    finally:
-        other.close()
-
+    look_as_another(browser, seen, server.url, page.url, screenshots / "demo-stranger.png")
     page.get_by_role("button", name="Stop").click()
     expect(page.locator(".sx-chip[data-state]").first).to_have_text("stopped", timeout=PATIENCE)
     page.get_by_role("button", name="Discard").click()
