@@ -43,9 +43,6 @@ REGISTRY_HOST = re.compile(
     r"(?:pypi|pythonhosted|npmjs|yarnpkg|anaconda|conda-forge|debian)\.(?:org|com)\b|pytorch\.org/whl|\bfile:///"
 )
 
-NAMES_AN_INDEX = Path("binder/requirements.txt")
-"""Binder's machines are set up by this file alone: where PyTorch for processors is found must stand in it."""
-
 
 @cache
 def committed_files() -> tuple[Path, ...]:
@@ -125,8 +122,7 @@ def test_nothing_built_or_bundled_is_committed():
 
 @pytest.mark.parametrize("pattern", [MACHINE_PATH, REGISTRY_HOST], ids=["machine path", "registry host"])
 def test_committed_text_names_no_machine(pattern):
-    allowed = {NAMES_AN_INDEX} if pattern is REGISTRY_HOST else set()
-    assert not {path: hit for path, text in texts().items() if path not in allowed and (hit := found(pattern, text))}
+    assert not {path: hit for path, text in texts().items() if (hit := found(pattern, text))}
 
 
 @pytest.mark.parametrize(

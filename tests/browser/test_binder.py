@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -97,13 +95,6 @@ def install(home, path):
     """Install the requirements, through whatever indexes the pip and the npm of this machine are set up for."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment |= {"PATH": path}
-    requirements = (home / "binder" / "requirements.txt").read_text()
-    index = urlsplit(re.search(r"^--extra-index-url (\S+)$", requirements, re.MULTILINE)[1])
-    try:
-        socket.create_connection((index.hostname, 443), timeout=5).close()
-    except OSError:
-        print(f"{index.hostname} cannot be reached: pip asks it once for each package, and goes on without")
-        environment["PIP_RETRIES"] = "0"
     finish(["pip", "install", "--no-cache-dir", "-r", "binder/requirements.txt"], home, environment)
 
 
