@@ -30,7 +30,7 @@ SECONDS_PER_WATCHER = 0.085
 """An update costs a document some 10 to 15 ms of this process: twenty documents are told every 1.7 s, which takes
 a fifth of a core."""
 
-_REST = 24.0
+REST = 24.0
 """What takes long is not computed again for so many times the time it took: a twenty-fifth of a core for each."""
 
 _HURRY = 1.5
@@ -109,6 +109,7 @@ class Hub:
     folder : where runs are looked for; None in a notebook, where feeds are asked for by path
     pool : the server's sessions
     interval : seconds between looks
+    rest : for how many times the time it took a slow query is not computed again
 
     Attributes
     ----------
@@ -119,12 +120,18 @@ class Hub:
 
     for_visitors = False
 
-    def __init__(self, folder: Path | None = None, pool: SessionPool | None = None, interval: float = INTERVAL) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        pool: SessionPool | None = None,
+        interval: float = INTERVAL,
+        rest: float = REST,
+    ) -> None:
         self.folder = None if folder is None else Path(folder).absolute()
         self.pool = pool
         self.turns = Turns()
         self.gpus = Monitor()
-        self._interval = interval
+        self._interval, self._rest = interval, rest
         self._lock = threading.RLock()
         self._feeds: dict[Path, Feed] = {}
         self._unreadable: dict[Path, UnreadableRun] = {}
@@ -392,7 +399,9 @@ class Hub:
             finally:
                 with self._lock:
                     self._running.discard(place)
-                    self._rested[place] = time.monotonic() + _REST * (time.monotonic() - begun)
+                    # What it takes the first time, to solve and to draw, it does not take again.
+                    took = 0.0 if first else time.monotonic() - begun
+                    self._rested[place] = time.monotonic() + self._rest * took
             with self._lock:
                 watchers = list(self._watches.get(feed, ()))
                 if not first and watchers:  # it goes with what else is new, in one message

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 from weakref import WeakValueDictionary
 
 import holoviews as hv
@@ -108,6 +108,10 @@ def view(run: Session | Path | str, name: str) -> Viewer:
     return Shown(_feed(run), lambda watch: VIEWS[name](watch.scope()).__panel__())
 
 
+REST: Final = 3.0
+"""A notebook's kernel serves one person, who watches a map being learned: a quarter of a core for each is fair."""
+
+
 class Shown(Viewer):
     """A run to be shown, anew each time the cell that ends with it is executed.
 
@@ -204,7 +208,7 @@ class Controls:
 
 @cache
 def _hub() -> Hub:
-    return Hub()
+    return Hub(rest=REST)
 
 
 _session_feeds: WeakValueDictionary[Session, SessionFeed] = WeakValueDictionary()

@@ -35,7 +35,11 @@ SETTINGS = {
 WIDTH = 1400
 """Of the window, px."""
 
+BUSY = ("queued", "seeding", "running")
+"""States of a run that end by themselves."""
+
 LEAST_DRAWN = 0.002
+"""Share of a picture that is no background."""
 DRAWN = """canvas => {
   const shares = [...canvas.getRootNode().querySelectorAll("canvas")].map(layer => {
     const flat = document.createElement("canvas");
@@ -190,6 +194,16 @@ class Notebook:
                 return shares
             assert time.monotonic() < end, f"shares of the pictures that are drawn: {shares}"
             self.page.wait_for_timeout(500)
+
+    def catch_up(self):
+        """Wait until what is live shows how its run stands in the end: what it does, and its model."""
+        outputs = self.page.locator(".jp-OutputArea")
+        busy = outputs.locator(", ".join(f"[data-state={state}]" for state in BUSY))
+        behind = busy.or_(outputs.get_by_text(re.compile("^No model")).locator("visible=true"))
+        end = time.monotonic() + PATIENCE
+        while behind.count():
+            assert time.monotonic() < end, behind.all_inner_texts()
+            self.page.wait_for_timeout(200)
 
     def photograph(self, folder, name):
         """Save how the whole notebook looks, one picture for each screen of it."""

@@ -32,6 +32,7 @@ def test_a_tutorial_runs_and_its_pictures_are_drawn(tutorial, screenshots):
     name, folder, opened = tutorial
     notebook = opened()
     notebook.run_to_end()
+    notebook.catch_up()
     notebook.figures()
     notebook.photograph(screenshots, name)
     left = {path.name for path in folder.iterdir()} - {f"{name}.ipynb", ".ipynb_checkpoints"}
