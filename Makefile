@@ -3,6 +3,7 @@
 # make test-browser  the pages and JupyterLab in Chromium
 # make test-slow  the long tests
 # make bench      the benchmarks
+# make bench-peers  the benchmarks beside other programs, which are installed into .venv-peers
 # make bench-gpu  how many workers a GPU feeds; says so where there is none
 # make lint       format, lint, types, import ladder
 #
@@ -15,7 +16,7 @@ RUNS := runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-browser test-slow bench bench-gpu lint browser
+.PHONY: help demo test test-browser test-slow bench bench-peers bench-gpu lint browser
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -34,6 +35,9 @@ test-slow: .venv/.installed-test
 
 bench: .venv/.installed-test .venv/.installed-bench
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s --timeout 0
+
+bench-peers: .venv/.installed-test .venv-peers/.installed
+	$(BIN)/python -m pytest tests/benchmarks/test_peers.py -m benchmark -p no:randomly -s -rs --timeout 0
 
 bench-gpu: .venv/.installed-test
 	@if command -v nvidia-smi >/dev/null; then $(MAKE) --no-print-directory .venv/.installed-cuda; fi
@@ -69,4 +73,10 @@ BUILT_FROM := pyproject.toml constraints.txt $(VIEWER)/hatch_build.py $(VIEWER)/
 .venv/.installed-%: $(BUILT_FROM) | .venv/bin/python
 	@echo "Installing into .venv; the first time takes some minutes."
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$*]'
+	@touch $@
+
+.venv-peers/.installed: tests/benchmarks/peers/requirements.txt
+	@echo "Installing the peers into .venv-peers; the first time takes some minutes."
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -r $<
 	@touch $@
