@@ -6,6 +6,7 @@ frames are those of the catalogue; velocities are drawn anew for each trajectory
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ RADIUS, X, Y = 0.15, 0.75, 0.5
 MESH = (np.linspace(-1.25, 1.25, 51), np.linspace(-0.95, 0.95, 39))
 
 
+@functools.cache
 def sampled_committor(shots: int) -> Grid:
     """Return p_B on a mesh, from so many trajectories at each node.
 

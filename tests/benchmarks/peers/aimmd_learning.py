@@ -1,7 +1,7 @@
 """What aimmd's network learns from recorded shots: one by one under its own training control, and all at once.
 
-All at once is what its authors call post-processing training: a tenth of the shots is held out, and training ends when
-the loss on them has not fallen for a thousand epochs; the weights with the least loss count.
+All at once, which takes much longer, is what its authors call post-processing training: a tenth of the shots is held
+out, and training ends when the loss on them has not fallen for a thousand epochs; the best weights on them count.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("shots", type=Path, help="npz with descriptors, counts and frames")
     parser.add_argument("predictions", type=Path)
     parser.add_argument("--checkpoints", type=int, nargs="+", required=True)
+    parser.add_argument("--afterwards", type=int, required=True, help="how many shots are learned all at once")
     parser.add_argument("--seed", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -73,7 +74,8 @@ def main() -> None:
     stored = np.load(arguments.shots)
     descriptors, counts, frames = (stored[name].astype(float) for name in ("descriptors", "counts", "frames"))
     one_by_one = emulate(descriptors, counts, arguments.checkpoints, frames)
-    afterwards = [train_afterwards(descriptors[:n], counts[:n], frames, rng) for n in arguments.checkpoints]
+    n = arguments.afterwards
+    afterwards = train_afterwards(descriptors[:n], counts[:n], frames, rng)
     np.savez(arguments.predictions, one_by_one=one_by_one, afterwards=afterwards)
 
 
