@@ -76,6 +76,7 @@ BUILT_FROM := pyproject.toml constraints.txt $(VIEWER)/hatch_build.py $(VIEWER)/
 	@touch $@
 
 .venv-peers/.installed: tests/benchmarks/peers/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 12) and "The peers need Python 3.11 or 3.12; try PYTHON=python3.12 make ...")'
 	@echo "Installing the peers into .venv-peers; the first time takes some minutes."
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install -r $<
