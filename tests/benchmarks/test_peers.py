@@ -44,7 +44,7 @@ pytestmark = pytest.mark.benchmark
 
 # -- shooting ----------------------------------------------------------------------------------------------------------
 
-ROUNDS, SECONDS = 7, 6.0
+ROUNDS, SECONDS = 5, 5.0
 """How often the contenders take turns, and how long a turn is about."""
 
 ALANINE = {"system": {"kind": "alanine-dipeptide"}, "analysis": {"every": 0}}
@@ -78,7 +78,7 @@ RATES = {
     "per_cpu_minute": "of processor",
     "transitions_per_cpu_minute": "transitions/min of processor",
 }
-"""Columns of the table: by the clock on the wall, and by the time of the processor, which others at work hardly touch."""
+"""Columns of the table: by the clock on the wall, and by the time of the processor, which other work hardly touches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
