@@ -97,19 +97,19 @@ class Contender:
 
     def __init__(self, name: str, folder: Path, program: Program | None = None) -> None:
         python, script, arguments = program or CONTENDERS[name]
+        self._log = (folder / f"{name}.log").open("w+", encoding="utf-8")
         self._process = subprocess.Popen(
             [python, SCRIPTS / script, *arguments],
             cwd=folder,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=(folder / f"{name}.log").open("w"),
+            stderr=self._log,
             text=True,
         )
         self._watched = psutil.Process(self._process.pid)
         if hasattr(self._watched, "cpu_affinity"):
             self._watched.cpu_affinity(psutil.Process().cpu_affinity()[-1:])
-        self._log = folder / f"{name}.log"
         self.versions = {key: value for key, value in self._hear().items() if key != "ready"}
 
     def __enter__(self) -> Self:
@@ -121,6 +121,9 @@ class Contender:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
 
     def make(self, steps: int) -> Turn:
         """Have it make more steps."""
@@ -137,7 +140,7 @@ class Contender:
 
     def _hear(self) -> dict[str, Any]:
         answer = self._process.stdout.readline()
-        assert answer, f"ended early: {self._log.read_text()[-2000:]}"
+        assert answer, f"ended early: {Path(self._log.name).read_text(encoding='utf-8')[-2000:]}"
         return json.loads(answer)
 
     def _cpu(self) -> float:
@@ -316,7 +319,7 @@ def test_storage_beside_openpathsampling_and_mdtraj(tmp_path: Path) -> None:
 
 
 def store_ours(paths: list[mdtraj.Trajectory], folder: Path) -> Stored:
-    """Write paths as workers do, each synchronised with the disk, and read them as a reader does."""
+    """Write paths as workers do, and read them as a reader does."""
     (folder / "pending").mkdir(parents=True)
     begin = time.perf_counter()
     written = [folder / write_trajectory(folder, str(number), path.xyz, None) for number, path in enumerate(paths)]
