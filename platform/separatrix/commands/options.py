@@ -33,13 +33,7 @@ def examples(*lines: str) -> str:
 
     Examples
     --------
-    >>> print(examples("separatrix doctor", "separatrix doctor mine.toml"))
-
-    Examples
-    --------
-    <BLANKLINE>
-    separatrix doctor
-    <BLANKLINE>
-    separatrix doctor mine.toml
+    >>> examples("separatrix doctor", "separatrix doctor mine.toml").splitlines()[2:]
+    ['separatrix doctor', '', 'separatrix doctor mine.toml']
     """
     return "\n\n".join(("Examples:", *lines))  # Typer joins the lines of a paragraph
