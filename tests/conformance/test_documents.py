@@ -258,8 +258,10 @@ def run(line, folder):
     )
     refusal = next((pattern for option, pattern in REFUSALS.items() if option in line), None)
     if done.returncode == 2 and refusal and not has_gpu():
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-        assert re.search(refusal, done.stderr), f"{line}: {done.stderr}"
+        *progress, told = done.stderr.strip().splitlines()
+        assert told.startswith("error: "), done.stderr
+        assert all(each.startswith("failed: ") for each in progress), done.stderr
+        assert re.search(refusal, told), f"{line}: {done.stderr}"
     elif line == "separatrix doctor cluster.toml" and not which("sbatch"):
         assert done.returncode == 1, done.stderr
         assert "sbatch" in done.stdout
