@@ -258,9 +258,9 @@ def run(line, folder):
     )
     refusal = next((pattern for option, pattern in REFUSALS.items() if option in line), None)
     if done.returncode == 2 and refusal and not has_gpu():
-        *progress, told = done.stderr.strip().splitlines()
+        told = done.stderr.strip().splitlines()[-1]  # after what it got to
         assert told.startswith("error: "), done.stderr
-        assert all(each.startswith("failed: ") for each in progress), done.stderr
+        assert "Traceback" not in done.stderr
         assert re.search(refusal, told), f"{line}: {done.stderr}"
     elif line == "separatrix doctor cluster.toml" and not which("sbatch"):
         assert done.returncode == 1, done.stderr
