@@ -33,7 +33,7 @@ def look_as_another(browser, seen, home, address, picture):
         expect(page.get_by_text("molecule", exact=True).first).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_role("button", name="Start")).to_be_visible(timeout=PATIENCE)
         expect(page.get_by_text("Back to your session")).to_be_hidden()
-        assert page.locator("article.card").count() == 2
+        expect(page.locator("article.card")).to_have_count(2, timeout=PATIENCE)
         page.goto(address)
         expect(page.get_by_text("You may look at this session but not control it")).to_be_visible(timeout=PATIENCE)
         for name in ("Pause", "Resume", "Stop", "Discard"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import panel as pn
 import panel_material_ui as pmui
 import param
-from panel.custom import JSComponent
+from panel.custom import AnyWidgetComponent
 
 from separatrix.errors import SeparatrixError
 from separatrix_dashboards.access import Role
@@ -87,7 +87,7 @@ label input { width: 16px; height: 16px; margin: 0; accent-color: var(--sx-accen
 """
 
 
-class RunCard(JSComponent):
+class RunCard(AnyWidgetComponent):
     """One card; only what changed of it travels to the browser."""
 
     address = param.String(doc="Of the run's page.")
@@ -99,7 +99,7 @@ class RunCard(JSComponent):
 
     _stylesheets = [CSS, _CARD_CSS]  # noqa: RUF012 - Panel's own way
     _esm = """
-    export function render({ model, el }) {
+    function render({ model, el }) {
       const card = document.createElement("article")
       card.className = "card"
       card.innerHTML = '<a><div class="picture"></div><div class="content"></div></a>' +
@@ -107,23 +107,25 @@ class RunCard(JSComponent):
       const [link, label] = card.children
       const box = label.querySelector("input")
       const show = () => {
-        link.href = model.address
-        link.setAttribute("aria-label", model.label)
-        link.querySelector(".content").innerHTML = model.content
-        label.style.display = model.selectable ? "" : "none"
-        card.classList.toggle("unselectable", !model.selectable)
-        box.setAttribute("aria-label", "compare " + model.label)
-        box.checked = model.selected
-        card.classList.toggle("selected", model.selected)
+        link.href = model.get("address")
+        link.setAttribute("aria-label", model.get("label"))
+        link.querySelector(".content").innerHTML = model.get("content")
+        label.style.display = model.get("selectable") ? "" : "none"
+        card.classList.toggle("unselectable", !model.get("selectable"))
+        box.setAttribute("aria-label", "compare " + model.get("label"))
+        box.checked = model.get("selected")
+        card.classList.toggle("selected", model.get("selected"))
       }
-      const draw = () => { link.querySelector(".picture").innerHTML = model.picture }
-      model.on(["address", "label", "content", "selectable", "selected"], show)
-      model.on("picture", draw)
-      box.addEventListener("change", () => { model.selected = box.checked })
+      const draw = () => { link.querySelector(".picture").innerHTML = model.get("picture") }
+      for (const name of ["address", "label", "content", "selectable", "selected"]) model.on("change:" + name, show)
+      model.on("change:picture", draw)
+      box.addEventListener("change", () => { model.set("selected", box.checked); model.save_changes() })
       show()
       draw()
       el.append(card)
+      return () => {}
     }
+    export default { render }
     """
 
 
