@@ -295,8 +295,10 @@ def home_page(workspace: Workspace, role: Role) -> pmui.Page:
         return shell(workspace, role, "Runs", gallery, first=gallery.first_html(), first_css=_CARD_CSS)
     invitation = Invitation(workspace.sandbox, workspace.visitor())
     pn.state.add_periodic_callback(_held(invitation.refresh), period=PERIOD_MS)
-    first = invitation.first_html() + gallery.first_html()
-    return shell(workspace, role, "Runs", invitation, gallery, first=first, first_css=_CARD_CSS + FORM_CSS)
+    # Later each is in a shadow root of its own; until then their style sheets, which use the same names, must not meet.
+    first = f'<div class="try">{invitation.first_html()}</div><div class="runs">{gallery.first_html()}</div>'
+    first_css = f".try {{ {FORM_CSS} }} .runs {{ {_CARD_CSS} }}"
+    return shell(workspace, role, "Runs", invitation, gallery, first=first, first_css=first_css)
 
 
 def _looks(facts: CardFacts) -> tuple[str, bool]:
