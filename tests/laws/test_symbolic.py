@@ -12,7 +12,7 @@ import numpy as np
 import openmm
 import pytest
 import sympy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from separatrix.errors import AnalysisError
@@ -79,6 +79,7 @@ def test_a_program_and_the_expression_made_from_it_give_the_same(seed):
 
 
 @given(SEEDS)
+@example(31158754)  # some of its steps are far too long
 def test_a_fit_lowers_the_loss_and_ends_where_it_is_flat(seed):
     rng = np.random.default_rng(seed)
     genome, table = random_genome(rng), random_table(rng)

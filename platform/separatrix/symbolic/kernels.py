@@ -439,12 +439,12 @@ def _solve(curvature, gradient, damping, step):
 
 
 @compiled
-def _moved(genome, step, sign):
+def _moved(genome, step):
     """Add a step to the weights; returns whether they stay within bounds."""
     place, within = 0, True
     for node in range(len(genome.operations)):
         for which in range(N_WEIGHTS[genome.operations[node]]):
-            genome.weights[node, which] += sign * step[place]
+            genome.weights[node, which] += step[place]
             within = within and abs(genome.weights[node, which]) < _HEAVIEST
             place += 1
     return within
@@ -464,23 +464,24 @@ def fit(genome: Genome, table: Table, iterations: int) -> float:
     loss: float = slopes(genome, table, space, gradient, curvature)
     if not loss < math.inf:
         return math.inf
-    damping = 1e-2
+    damping, kept = 1e-2, genome.weights.copy()
     for i in range(iterations):
         first = p - 2 if i < _OF_RESULT else 0
         step[:first] = 0.0
         if not _solve(curvature[first:, first:], gradient[first:], damping, step[first:]):
             damping *= 10.0
             continue
-        new_loss = slopes(genome, table, space, new_gradient, new_curvature) if _moved(genome, step, 1.0) else math.inf
+        new_loss = slopes(genome, table, space, new_gradient, new_curvature) if _moved(genome, step) else math.inf
         if new_loss < loss:
             gain = loss - new_loss
             loss, damping = new_loss, damping * 0.2
+            kept[:] = genome.weights
             gradient, new_gradient = new_gradient, gradient
             curvature, new_curvature = new_curvature, curvature
             if gain < 1e-7 and first == 0:
                 break
         else:
-            _moved(genome, step, -1.0)
+            genome.weights[:] = kept  # going back by a step that was far too long would lose digits
             damping *= 10.0
             if damping > 1e8:
                 break
