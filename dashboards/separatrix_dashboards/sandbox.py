@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -118,8 +118,8 @@ class Visit:
     over: str = ""
     leaving: bool = False
     viewers: int = 0
-    ready: bool = field(default=False)
-    stopping: bool = field(default=False)
+    ready: bool = False
+    stopping: bool = False
 
 
 class _VisitHub(Hub):

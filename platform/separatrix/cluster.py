@@ -43,6 +43,10 @@ class SlurmCluster(_Section):
     interface: Word | None = Field(None, description="Network interface of workers and scheduler, such as ib0.")
     scratch: Line | None = Field(None, description="Local folder for temporary files of Dask workers.")
 
+    def jobs_of(self, workers: int) -> int:
+        """Return how many jobs hold so many workers."""
+        return -(-workers // self.workers_per_job)
+
 
 class ClusterFile(_Section):
     """The whole file."""

@@ -45,9 +45,8 @@ def _findings(spec: SlurmCluster) -> Iterator[Finding]:
 
 
 def _demand(spec: SlurmCluster) -> str:
-    n_jobs = -(-spec.workers.max // spec.workers_per_job)
     each = f"{spec.workers_per_job} workers on {spec.cores} cores with {spec.memory}"
     return (
         f"sampling begins with {spec.workers.min}; up to {spec.workers.max} are asked for, but no more than a run has "
-        f"chains: {n_jobs} jobs, each of {each} for {spec.walltime}"
+        f"chains: {spec.jobs_of(spec.workers.max)} jobs, each of {each} for {spec.walltime}"
     )

@@ -390,9 +390,10 @@ def test_a_shot_whose_worker_is_killed_is_made_again(path):
 
 def kill_at_work(shooters):
     """Kill a worker that has a shot to make: idle between two shots it would cost none."""
+    wait_for(lambda: shooters.ready)  # the other may have made all shots until now
     worker = shooters._workers[0]
     os.kill(worker.process_id, signal.SIGSTOP)
-    time.sleep(0.5)  # what it had finished is taken, and it is given another shot
+    time.sleep(0.1)  # what it had finished is taken, and it is given another shot
     wait_for(lambda: worker.busy)
     os.kill(worker.process_id, signal.SIGKILL)
 

@@ -50,7 +50,7 @@ class SlurmWorkers:
                 "expected SLURM's sbatch on this machine, found none; run this on a login node of the cluster, "
                 "or start Dask workers yourself and use --scheduler"
             )
-        self._n_jobs = -(-n_workers // spec.workers_per_job)
+        self._n_jobs = spec.jobs_of(n_workers)
         try:
             self.cluster: Any = SLURMCluster(
                 **_options(spec, str(logs)),
