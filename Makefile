@@ -4,6 +4,7 @@
 # make test-slow  the long tests
 # make bench      the benchmarks
 # make bench-peers  the benchmarks beside other programs, which are installed into .venv-peers
+# make soak       two hours of sessions, people who look and workers that die; SOAK="--minutes 10" for less
 # make bench-gpu  how many workers a GPU feeds; says so where there is none
 # make lint       format, lint, types, import ladder
 #
@@ -16,7 +17,7 @@ RUNS := runs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-browser test-slow bench bench-peers bench-gpu lint browser
+.PHONY: help demo test test-browser test-slow bench bench-peers soak bench-gpu lint browser
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -38,6 +39,9 @@ bench: .venv/.installed-test .venv/.installed-bench
 
 bench-peers: .venv/.installed-test .venv-peers/.installed
 	$(BIN)/python -m pytest tests/benchmarks/test_peers.py -m benchmark -p no:randomly -s -rs --timeout 0
+
+soak: .venv/.installed-test
+	$(BIN)/python -m tests.benchmarks.soak $(SOAK)
 
 bench-gpu: .venv/.installed-test
 	@if command -v nvidia-smi >/dev/null; then $(MAKE) --no-print-directory .venv/.installed-cuda; fi

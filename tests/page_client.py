@@ -20,12 +20,13 @@ class Page:
     Attributes
     ----------
     steps, state : what its head tells
+    updates : messages that told steps
     answers : messages in which a control was taken out of or into use, as a click is answered at once
     """
 
     def __init__(self, url, address):
         self.url, self.address = url, address
-        self.steps, self.state, self.answers = 0, "", 0
+        self.steps, self.state, self.updates, self.answers = 0, "", 0, 0
         self.contents, self.changed = {}, asyncio.Event()
         self._numbers = count()
 
@@ -81,7 +82,7 @@ class Page:
         steps = re.findall(r'data-steps=\\?(?:"|&quot;)(\d+)', content)
         states = re.findall(r'data-state=\\?(?:"|&quot;)\w+\\?(?:"|&quot;)(?:>|&gt;)([^<&]+)', content)
         if steps:
-            self.steps = int(steps[-1])
+            self.steps, self.updates = int(steps[-1]), self.updates + 1
         if states:
             self.state = states[-1]
         self.answers += '"disabled"' in content
@@ -98,19 +99,32 @@ class Page:
         """Press a button."""
         await self._tell("button_click", {"model": {"id": self._button(label)}})
 
+    async def turn_to(self, tab):
+        """Click on a tab, by its title; what it shows comes as a message of its own."""
+        tabs = self._model("Tabs")
+        titles = [each["attributes"]["title"] for each in tabs["attributes"]["tabs"]]
+        change = {"kind": "ModelChanged", "model": {"id": tabs["id"]}, "attr": "active", "new": titles.index(tab)}
+        await self._send("PATCH-DOC", {"events": [change]})
+
     async def _tell(self, name, values):
         event = {"type": "event", "name": name, "values": {"type": "map", "entries": list(values.items())}}
         message = {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event}
         await self._send("PATCH-DOC", {"events": [message]})
 
     def _button(self, label):
+        return self._model("Button", "label", label)["id"]
+
+    def _model(self, kind, attribute=None, value=None):
+        """Return a model of the page as it was opened, by the end of its type's name and perhaps by an attribute."""
         parts = [self.contents]
         while parts:
             part = parts.pop()
             if isinstance(part, dict):
-                if part.get("attributes", {}).get("label") == label and part.get("name", "").endswith("Button"):
-                    return part["id"]
+                attributes = part.get("attributes") or {}
+                named = str(part.get("name")).endswith(kind) and "id" in part
+                if named and (attribute is None or attributes.get(attribute) == value):
+                    return part
                 parts.extend(part.values())
             elif isinstance(part, list):
                 parts.extend(part)
-        raise LookupError(label)
+        raise LookupError(f"{kind} {value or ''}")

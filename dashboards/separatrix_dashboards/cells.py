@@ -41,6 +41,7 @@ from panel.io.state import state
 from panel.theme import Native
 from panel.viewable import Viewable
 
+from separatrix_dashboards.documents import contain_errors
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Hub
 from separatrix_dashboards.views.base import Watch
@@ -371,5 +372,6 @@ class WholeComm(JupyterCommManagerBinary.server_comm):
 
 def take_messages_in_order() -> None:
     """Have Panel open every further cell with the two above."""
+    contain_errors()
     JupyterCommManagerBinary.client_comm = OrderedComm
     JupyterCommManagerBinary.server_comm = WholeComm

@@ -167,7 +167,11 @@ class Feed:
         return self.reader.result(name)
 
     def cached(self, key: Hashable, compute: Callable[[], _T]) -> _T:
-        """Return what was computed for a key before, or compute it; a second thread waits for the first."""
+        """Return what was computed for a key before, or compute it; a second thread waits for the first.
+
+        The keys that were asked for last are kept. What is another thing after every commit belongs into a `Latest`: a
+        key of its own for each would drive out all else, and keep what nobody asks for again.
+        """
         with self.lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
@@ -251,6 +255,22 @@ class Feed:
             columns = self.reader.columns("frames")
         n_frames = int(np.searchsorted(columns["shot"], n_shots))  # frames lie in the order of their shots
         return {name: column[:n_frames] for name, column in columns.items()}
+
+
+class Latest:
+    """The newest value of something that several documents ask for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._mark: Hashable = None
+        self._value: Any = None
+
+    def get(self, mark: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return the value for a mark, computed when it is another than before."""
+        with self._lock:
+            if self._mark != mark:
+                self._value, self._mark = compute(), mark
+            return self._value
 
 
 class _Frames(Mapping[str, NDArray[Any]]):

@@ -151,5 +151,5 @@ def learn(n_shots: int, version: int) -> Lesson:
     if learner is None:
         raise RuntimeError("start_learner was not called in this thread")
     if n_shots >= EAGER_SHOTS and multiprocessing.parent_process() is not None:
-        os.nice(NICENESS - os.nice(0))
+        os.nice(max(0, NICENESS - os.nice(0)))  # whoever started all this may have made it nicer yet
     return learner.learn(n_shots, version)

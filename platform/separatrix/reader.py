@@ -45,6 +45,9 @@ from separatrix.units import thermal_energy
 _MOST_SHOWN: Final = 30
 """Names in one message."""
 
+_MODELS_KEPT: Final = 8
+"""A run that is followed for a week has thousands, of some MB each where there are many descriptors."""
+
 
 class Reader:
     """Reads one run.
@@ -159,14 +162,18 @@ class Reader:
         versions = self.model_versions
         if version is None:
             version = versions[-1] if versions else 0
-        if version not in self._models:
-            if version == 0:
-                self._models[0] = Committor.untrained(self._store.feature_names, self._store.state_names)
-            else:
-                model = Committor.from_bytes(self._store.model(version))
-                model.check_columns(self._store.feature_names)
-                self._models[version] = model
-        return self._models[version]
+        model = self._models.pop(version, None) or self._load(version)
+        self._models[version] = model  # the last of them; the first was asked for the longest ago
+        if len(self._models) > _MODELS_KEPT:
+            del self._models[next(iter(self._models))]
+        return model
+
+    def _load(self, version: int) -> Committor:
+        if version == 0:
+            return Committor.untrained(self._store.feature_names, self._store.state_names)
+        model = Committor.from_bytes(self._store.model(version))
+        model.check_columns(self._store.feature_names)
+        return model
 
     def shots_with_frames(self) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]:
         """Return the columns of the shots and those of their frames; of shots that came between, there are none."""

@@ -1,4 +1,4 @@
-"""How soon a page is of use after navigation, in Chromium: its words first, then its figures.
+"""How soon a page is of use after navigation, in Chromium: its words first, then its figures; and how late shots show.
 
 Prints seconds, and those of processor time of the server and of the browser; asserts no times. A page is of use when
 what it was opened for can be read: the head of a run with its numbers, the cards of the gallery, the systems to choose
@@ -14,10 +14,11 @@ import numpy as np
 import psutil
 import pytest
 from playwright.async_api import async_playwright
-from tests.benchmarks.test_pages_speed import serving, wait_for_steps
+from tests.benchmarks.test_pages_speed import sampling, serving, spread, wait_for_steps
 from tests.browser.conftest import FLAGS, HERE, chromium
 
 from separatrix import Session
+from separatrix.reader import Reader
 
 pytestmark = pytest.mark.benchmark
 
@@ -44,6 +45,19 @@ PAGES = {
 
 PAINTED = "() => new Promise(seen => requestAnimationFrame(() => setTimeout(() => seen(performance.now()))))"
 """Milliseconds from navigation to after the next frame, in which what was just added is painted."""
+
+
+SHOWN = """
+(element, steps) => new Promise(seen => {
+  const root = element.getRootNode()
+  const look = () => Number(root.querySelector("[data-steps]")?.dataset.steps) >= steps
+    ? requestAnimationFrame(() => setTimeout(() => seen(Date.now() / 1000))) : setTimeout(look, 4)
+  look()
+})
+"""
+"""Seconds since 1970 at which a page had painted that many steps, from any element beside them."""
+
+COMMITS = 30
 
 
 class Spent:
@@ -127,3 +141,26 @@ def test_pages_of_a_session_that_trains(tmp_path):
         print("\na session of the server samples and trains:")
         names = [name for name in PAGES if name == "home" or "run" in name]
         asyncio.run(measure(server, names, "alanine-dipeptide"))
+
+
+def test_from_a_commit_to_pixels(tmp_path):
+    async def measure(server):
+        reader, file, delays = Reader(tmp_path / "ala"), tmp_path / "ala" / "run.zarr" / "zarr.json", []
+        async with browsing() as browser:
+            page = await browser.new_page(viewport={"width": 1280, "height": 800})
+            await page.goto(f"{server.url}/run?name=ala")
+            await seen(page, FIGURE)
+            words = await page.locator("[data-steps]").last.evaluate_handle("element => element.getRootNode().host")
+            words = await words.evaluate_handle("host => host.shadowRoot.firstElementChild")
+            known = file.stat().st_mtime_ns
+            while len(delays) < COMMITS:
+                await asyncio.sleep(0.01)
+                if file.stat().st_mtime_ns == known:
+                    continue
+                known, committed = file.stat().st_mtime_ns, reader.status().steps
+                delays.append(await page.evaluate(f"([words, steps]) => ({SHOWN})(words, steps)", [words, committed]))
+                delays[-1] -= known / 1e9
+        print(f"\nfrom a commit to pixels: {spread(delays)}")
+
+    with sampling(tmp_path / "ala"), serving(tmp_path) as server:
+        asyncio.run(measure(server))

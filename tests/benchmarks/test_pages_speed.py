@@ -1,4 +1,5 @@
-"""The pages under load: processor time of updates, delay from commit to client, clicks, and what closed pages leave.
+"""The pages under load: processor time of updates for 1 to 50 clients, delay from commit to client, clicks, and what
+closed pages leave.
 
 Clients run in this process, the server in one of its own, and so does who samples where that matters. Prints; asserts
 no times.
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.benchmark
 
 COMMAND = [sys.executable, "-c", "from separatrix.cli import main; main()"]
 CLIENTS = 20
+CROWDS = (1, 5, 10, 20, 50)
 SECONDS = 20.0
 PAGES = 200
 WARM = 20
@@ -104,19 +106,24 @@ async def left(pages):
 
 
 @pytest.mark.parametrize("tab", ["live", "committor", "paths"])
-def test_many_clients_watch_a_run(tmp_path, tab):
+def test_what_an_update_costs_for_more_and_more_clients(tmp_path, tab):
     async def measure(server):
-        alone = await share_of_core(server, 5.0)
-        for n_clients in (1, CLIENTS):
+        alone = await share_of_core(server, 10.0)
+        print(f"\n{tab}; nobody looks: {alone:.1%} of a core")
+        print("| clients | updates of each per minute | server, of one core | server, ms of processor per update |")
+        print("| --- | --- | --- | --- |")
+        for n_clients in CROWDS:
             pages = await entered([Page(server.url, f"run?name=ala&tab={tab}") for _ in range(n_clients)])
             await asyncio.sleep(8.0)
-            begun = min(page.steps for page in pages)
+            begun, before = min(page.steps for page in pages), sum(page.updates for page in pages)
             watched = await share_of_core(server)
+            updates = sum(page.updates for page in pages) - before
             assert min(page.steps for page in pages) > begun
+            cost = (watched - alone) * SECONDS / updates
             await left(pages)
-            print(f"{tab}, {n_clients} clients: {watched:.1%} of a core; without any {alone:.1%}")
+            each = 60 * updates / n_clients / SECONDS
+            print(f"| {n_clients} | {each:.0f} | {watched:.1%} | {1e3 * cost:.1f} |", flush=True)
 
-    print()
     with sampling(tmp_path / "ala"), serving(tmp_path) as server:
         asyncio.run(measure(server))
 

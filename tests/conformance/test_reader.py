@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
+import weakref
 
 import mdtraj
 import numpy as np
@@ -72,6 +74,22 @@ def transitions(run):
 def frames_of(run, shot):
     """Return the stored frames of one shot."""
     return run.frames.isel(frame=np.flatnonzero(run.frames["shot"].values == shot))
+
+
+def test_who_follows_a_run_does_not_keep_all_its_models(runs, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(runs["landscape"], path)
+    with Store.open(path, writable=True) as store:
+        last = store.model_versions()[-1]
+        for version in range(last + 1, last + 30):
+            store.write_model(version, store.model(last), store.model_report(last))
+            store.commit()
+    reader = read(path)
+    weights = [weakref.ref(reader.model(version).weights[0]) for version in reader.model_versions]
+    gc.collect()
+    assert sum(each() is not None for each in weights) < 10
+    assert reader.model().weights[0] is weights[-1]()
+    assert reader.model(1).version == 1
 
 
 # -- what is there -----------------------------------------------------------------------------------------------------

@@ -522,6 +522,27 @@ def test_ctrl_c_ends_the_search_for_a_first_path(starter, tmp_path):
     assert Reader(path).status().state is RunState.STOPPED
 
 
+LEARNING = """
+import sys
+from pathlib import Path
+import psutil
+from separatrix.executors import ProcessExecutor
+from separatrix.learner import learn, start_learner
+executor = ProcessExecutor(1, start_learner, lambda worker: (Path(sys.argv[1]),))
+executor.submit(learn, 200, 1).result()
+print(psutil.Process(*executor.process_ids).nice())
+executor.shutdown()
+"""
+
+
+def test_a_learner_takes_back_no_niceness_that_its_run_was_given(path):
+    """Nobody but root may do that: of a run under ``nice -n 15`` all later trainings would fail."""
+    Session.open(path).run(20, workers=0, platform="Reference", progress=False)
+    command = [sys.executable, "-c", f"import os; os.nice(max(0, 15 - os.nice(0)))\n{LEARNING}", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert int(result.stdout or -1) >= 15, result.stderr
+
+
 def main():
     """Start a command line for each list of arguments read, and wait for a process for each number."""
     from separatrix import cli, preparing  # noqa: PLC0415 - the tests do without the command line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -43,6 +44,7 @@ from separatrix_dashboards.views.committor_figure import (
 )
 from separatrix_dashboards.views.committor_key import key_html
 from separatrix_dashboards.views.committor_map import committor_map, dependence
+from separatrix_dashboards.views.committor_prediction import FramePredictions, predictions_on_frames
 
 POTENTIAL = {
     "kind": "potential",
@@ -630,3 +632,16 @@ def test_the_slider_follows_the_newest_model_until_another_is_chosen(landscape_r
     view.place.value = view.known.index(newest)
     view._choose()
     until(lambda: view._shown.numbers.version == newest)
+
+
+def test_what_models_of_old_say_of_every_frame_is_not_kept(landscape_run):
+    feed = Feed(landscape_run)
+    snapshot = feed.snapshot
+    n_versions = len(snapshot.reports)
+    gc.collect()
+    before = sum(type(each) is FramePredictions for each in gc.get_objects())
+    for version in range(1, n_versions + 1):
+        p, _ = predictions_on_frames(feed, snapshot, version, 1, 1000)
+        assert len(p) == min(1000, len(snapshot.frames["shot"]))
+    gc.collect()
+    assert sum(type(each) is FramePredictions for each in gc.get_objects()) - before < n_versions / 2

@@ -20,7 +20,7 @@ from separatrix.errors import SeparatrixError
 from separatrix.estimates import Estimate, pooled, transition_times, transition_yield
 from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Chart
-from separatrix_dashboards.feeds import Feed
+from separatrix_dashboards.feeds import Feed, Latest
 from separatrix_dashboards.hub import Hub
 from separatrix_dashboards.pages import compare as page
 from separatrix_dashboards.pages.cards import compare_address
@@ -28,7 +28,6 @@ from separatrix_dashboards.pages.compare import ComparePage, names_in
 from separatrix_dashboards.views import compare
 from separatrix_dashboards.views import compare_committors as pairs
 from separatrix_dashboards.views.base import Watch
-from separatrix_dashboards.views.live_figures import Latest
 
 
 def summary(path, **changes):

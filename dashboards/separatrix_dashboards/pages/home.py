@@ -14,7 +14,7 @@ from panel.custom import AnyWidgetComponent
 
 from separatrix.errors import SeparatrixError
 from separatrix_dashboards.access import Role
-from separatrix_dashboards.feeds import RunSnapshot
+from separatrix_dashboards.feeds import Latest, RunSnapshot
 from separatrix_dashboards.hub import UnreadableRun
 from separatrix_dashboards.pages.cards import (
     LIVE,
@@ -193,7 +193,8 @@ class Gallery:
             feed = self._workspace.hub.feed(run.path)
         except (SeparatrixError, OSError):  # removed a moment ago; the next look sees it
             return card_facts(run)
-        return feed.cached(("card", run.revision), lambda: card_facts(run))
+        latest: Latest = feed.cached("card", Latest)
+        return latest.get(run.revision, lambda: card_facts(run))
 
     def _choose(self) -> None:
         """Show the cards that are asked for, in the order that is asked for."""

@@ -241,10 +241,16 @@ def into_document(watch: Watch) -> Push:
     Documents take turns, that of whoever clicked last first.
     """
     document, turns = pn.state.curdoc, watch.hub.turns
+    served = document.session_context is not None
     loop = asyncio.get_running_loop()
 
     def push(function: Callable[[], None]) -> None:
         def begin(turn: Turn) -> None:
+            if served and document.session_context is None:  # the page was closed while this waited for its turn
+                watch.close()
+                turns.over(turn)
+                return
+
             def run() -> None:
                 try:
                     with set_curdoc(document), hold(document):

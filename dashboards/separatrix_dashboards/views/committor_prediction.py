@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections import OrderedDict
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from separatrix.logits import probabilities
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 
 Array = NDArray[Any]
+
+_MODELS_KEPT: Final = 3
+"""Of each there are numbers for every frame of a run."""
 
 
 class FramePredictions:
@@ -42,12 +46,29 @@ class FramePredictions:
             return self._p, self._spread
 
 
+class RecentPredictions:
+    """What the few models say that were asked for last: the newest, and those that people chose."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[int, FramePredictions] = OrderedDict()
+
+    def of(self, version: int) -> FramePredictions:
+        """Return what is known from a model."""
+        with self._lock:
+            known = self._known.setdefault(version, FramePredictions())
+            self._known.move_to_end(version)
+            while len(self._known) > _MODELS_KEPT:
+                self._known.popitem(last=False)
+            return known
+
+
 def predictions_on_frames(
     feed: Feed, snapshot: RunSnapshot, version: int, state: int, most: int
 ) -> tuple[Array, Array]:
     """Return p of a state and its spread on the newest frames, (n,) each."""
-    known: FramePredictions = feed.cached(("committor of frames", version, state), FramePredictions)
-    return known.newest(feed.model(version), snapshot.frames["features"], state, most)
+    recent: RecentPredictions = feed.cached(("committor of frames", state), RecentPredictions)
+    return recent.of(version).newest(feed.model(version), snapshot.frames["features"], state, most)
 
 
 def predicted(model: Committor, features: Array, state: int) -> tuple[Array, Array]:

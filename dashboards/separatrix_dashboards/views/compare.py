@@ -28,11 +28,11 @@ from separatrix.estimates import (
 )
 from separatrix.rows import are_transitions
 from separatrix_dashboards.charts import Drawing
-from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.feeds import Feed, Latest, RunSnapshot
 from separatrix_dashboards.hub import Query
 from separatrix_dashboards.theme import GREY, SERIES, STATE_CHIPS
 from separatrix_dashboards.views.base import fact
-from separatrix_dashboards.views.live_figures import Latest, ideal_yield, is_reference, newest_calibration, overlay
+from separatrix_dashboards.views.live_figures import ideal_yield, is_reference, newest_calibration, overlay
 from separatrix_dashboards.words import escaped, with_error
 
 POINTS = 500

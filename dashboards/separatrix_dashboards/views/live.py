@@ -14,13 +14,12 @@ from scipy import special
 from separatrix.estimates import Pair, transitions_by_pair
 from separatrix.records import NO_STATE, Reason
 from separatrix_dashboards.charts import Chart
-from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.feeds import Feed, Latest, RunSnapshot
 from separatrix_dashboards.hub import Failure, Hub, Query
 from separatrix_dashboards.theme import STATE_COLOURS, empty, html
 from separatrix_dashboards.views.base import View, card
 from separatrix_dashboards.views.live_figures import (
     WINDOW,
-    Latest,
     Reference,
     draw_calibration,
     draw_efficiency,

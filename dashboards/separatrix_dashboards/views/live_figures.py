@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,22 +46,6 @@ LEGEND: Mapping[str, Any] = {
     "stylesheets": [":host { font-size: 13px; }"],
 }
 """Of every legend."""
-
-
-class Latest:
-    """The newest value of something that several documents ask for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._mark: Hashable = None
-        self._value: Any = None
-
-    def get(self, mark: Hashable, compute: Callable[[], Any]) -> Any:
-        """Return the value for a mark, computed when it is another than before."""
-        with self._lock:
-            if self._mark != mark:
-                self._value, self._mark = compute(), mark
-            return self._value
 
 
 def overlay(parts: list[Any], *, xlabel: str = "", ylabel: str = "", legend: str = "top_left") -> hv.Overlay:

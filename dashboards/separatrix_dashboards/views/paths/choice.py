@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from separatrix.estimates import path_multiplicities
 from separatrix.logits import probabilities
-from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.feeds import Feed, Latest, RunSnapshot
 
 _GROWTH = 50
 """Pictures of a whole run are drawn anew when it has grown by about one part in so many."""
@@ -141,7 +141,8 @@ def multiplicities(feed: Feed, snapshot: RunSnapshot) -> NDArray[np.int64]:
         result[~snapshot.shots["burn_in"]] = path_multiplicities(trials["chain"], trials["accepted"])
         return result
 
-    return feed.cached(("path multiplicities", snapshot.n_shots), compute)
+    latest: Latest = feed.cached("path multiplicities", Latest)
+    return latest.get(snapshot.n_shots, compute)
 
 
 def accepted_paths(feed: Feed, snapshot: RunSnapshot) -> AcceptedPaths:

@@ -1,0 +1,35 @@
+"""What fails in one document is no matter of the others."""
+
+from __future__ import annotations
+
+import gc
+
+import holoviews as hv
+import pytest
+from bokeh.document import Document
+from bokeh.document.callbacks import invoke_with_curdoc
+from bokeh.io import curdoc
+
+from separatrix_dashboards.charts import Template
+from separatrix_dashboards.documents import contain_errors
+
+
+def fail():
+    raise ZeroDivisionError("in a callback")
+
+
+def test_a_callback_that_fails_breaks_nothing_once_its_page_is_closed():
+    contain_errors()
+    contain_errors()
+    before, page = curdoc(), Document()
+    with pytest.raises(ZeroDivisionError, match="in a callback"):
+        invoke_with_curdoc(page, fail)
+    del page
+    gc.collect()
+    assert curdoc() is before
+
+
+def test_figures_are_drawn_in_no_page():
+    page = Document()
+    invoke_with_curdoc(page, lambda: Template(hv.Curve([1, 2, 3])).copy())
+    assert not page.session_destroyed_callbacks
