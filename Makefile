@@ -26,7 +26,7 @@ demo: .venv/.installed
 	$(BIN)/separatrix serve $(RUNS) --start alanine-dipeptide
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest --durations 15
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 15
 
 test-browser: .venv/.installed-test browser
 	$(BIN)/python -m pytest tests/browser -m browser
