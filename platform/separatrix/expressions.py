@@ -317,8 +317,10 @@ class _Compiler:
         if depth > MAX_DEPTH:
             _fail(self._text, f"nested too deeply; at most {MAX_DEPTH} levels are allowed")
         match node:
-            case ast.Constant() | ast.UnaryOp(op=ast.USub(), operand=ast.Constant()):
+            case ast.Constant():
                 compiled = self._number(float(_literal_number(self._text, node)))
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as constant):  # -0 has a sign, as -x has
+                compiled = self._number(-float(_literal_number(self._text, constant)))
             case ast.Name(id=name):
                 compiled = self._name(name)
             case ast.UnaryOp(op=ast.USub(), operand=operand):

@@ -10,7 +10,7 @@ import operator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from separatrix.errors import ExpressionError
@@ -103,6 +103,7 @@ def by_numpy(text, rows):
 
 
 @given(NUMBERS, ROWS)
+@example("x / -0", [(1.0, 0.0, 0.0)])
 def test_a_number_is_what_numpy_makes_of_it(text, rows):
     expression = compile_expression(text, NAMES)
     assert not expression.is_boolean
