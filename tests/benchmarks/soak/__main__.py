@@ -1,10 +1,10 @@
 """Hours of what a group's server sees: sessions that sample, people who look, and workers that die.
 
 ``make soak`` or ``python -m tests.benchmarks.soak --minutes 120``. Starts `separatrix serve` in a temporary folder and
-three sessions from its pages: two landscapes and alanine dipeptide. Clients look at them over the protocol of Bokeh's
-websockets, turn from tab to tab, leave and come back, while a worker that shoots is killed every minute. Every ten
-seconds all is measured: memory, files, sockets and threads of every process, what runs take of the disk, how late
-commits reach the clients and how soon clicks are answered.
+three sessions from its pages: two landscapes and alanine dipeptide, at a shot per second each. Clients look at them
+over the protocol of Bokeh's websockets, turn from tab to tab, leave and come back, while a worker that shoots is killed
+every minute. Every ten seconds all is measured: memory, files, sockets and threads of every process, what runs take of
+the disk, how late commits reach the clients and how soon clicks are answered.
 
 At its end it prints the first and the last tenth of all that beside each other, and exits with 1 and the reasons when
 anything grew by more than 5 % (and by more than it goes up and down) beyond what the rows of the runs take, when a
@@ -129,6 +129,9 @@ class Soak:
         reaper = Reaper(family, self._runs, self._rng, 2 * self._options.patience)
         begun = time.monotonic()
         tasks = [asyncio.create_task(work) for work in (people.behave(), self._kill(reaper, begun))]
+        # The last process that a session starts is the one that looks for formulas, after its first 250 shots.
+        while len(family.children()["analyst"]) < len(self._runs):
+            await asyncio.sleep(1.0)
         await asyncio.sleep(60 * self._options.warm_up)
         await self._sample(family, begun)
         for task in (*tasks, following):
@@ -221,7 +224,7 @@ def _width(columns):
 def _options():
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.soak", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=120.0, help="how long to measure")
-    parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before that")
+    parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before that, once all processes are there")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--sessions", type=int, default=3)
     parser.add_argument("--kill-every", type=float, default=60.0, help="seconds")
