@@ -244,9 +244,15 @@ class Hub:
             if not watchers:
                 self._watches.pop(watcher.feed, None)
                 self._fresh.pop(watcher.feed, None)
-                for places in (self._results, self._rested, self._later):
-                    for place in [place for place in places if place[0] is watcher.feed]:
-                        del places[place]
+            # Each page has looked at some path of its own: where others go on watching, all of these would be kept.
+            keys = {
+                key
+                for places in (self._results, self._rested, self._later)
+                for feed, key in places
+                if feed is watcher.feed
+            }
+            for key in keys:
+                self.forget(watcher.feed, key)
 
     def forget(self, feed: Feed, key: Hashable) -> None:
         """Let go of a result that no part of any page wants any more; positions of paths are large."""

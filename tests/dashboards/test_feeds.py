@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -96,6 +98,23 @@ def test_slow_results_come_later_and_to_every_watcher(landscape_run, hub):
     assert all(listener.told.wait(10) for listener in listeners)
     assert [listener.results for listener in listeners] == [[{"slow": 300}]] * 2
     assert hub.result(feed, query) == (True, 300)
+
+
+def test_what_a_page_alone_wanted_goes_with_it_while_others_go_on_watching(landscape_run, hub):
+    feed = hub.feed(landscape_run)
+    shared, *own = (
+        Query(key=key, compute=lambda feed, snapshot: np.zeros(10)) for key in ("shared", "path 1", "path 2")
+    )
+    listeners = [Listener(feed, shared, query) for query in own]
+    results = {}
+    for listener in listeners:
+        hub.add(listener)
+        results |= {query.key: weakref.ref(hub.result(feed, query)[1]) for query in listener.queries()}
+    hub.remove(listeners[0])
+    hub._publish(feed)  # what was computed for a page is told once to the others
+    listeners[1].results.clear()
+    gc.collect()
+    assert {key for key, result in results.items() if result() is not None} == {"shared", "path 2"}
 
 
 def test_a_result_that_fails_says_why_and_disturbs_nothing_else(landscape_run, hub):
