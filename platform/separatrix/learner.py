@@ -21,7 +21,7 @@ from separatrix.records import Density, Reason
 from separatrix.rows import are_transitions
 from separatrix.selector import density_of
 from separatrix.store import GrowingTable, Store
-from separatrix.trainer import TrainingReport, expected_efficiency, train
+from separatrix.trainer import TrainingReport, expected_efficiency, restart_due, train
 from separatrix.training_data import build_training_data, end_counts
 
 EAGER_SHOTS = 200
@@ -79,6 +79,7 @@ class Learner:
         transition = are_transitions(shots["ends"])
         efficiency = expected_efficiency(shots["p_transition"][valid], transition[valid], config.window)
         previous = self._model(version - 1)
+        n_taught = int(self._store.model_report(version - 1)["n_shots"]) if version > 1 else 0
         data = build_training_data(
             shots=shots,
             frames=frames,
@@ -93,6 +94,7 @@ class Learner:
             efficiency=efficiency,
             version=version,
             config=config,
+            restart=restart_due(n_shots, n_taught),
             device=self._device,
         )
         density = self._density(model, shots, frames)

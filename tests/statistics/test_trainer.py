@@ -234,6 +234,21 @@ def test_the_same_arguments_give_the_same_bytes() -> None:
 
 
 @pytest.mark.statistics
+def test_a_restart_frees_the_model_from_what_a_few_shots_made_it_believe() -> None:
+    """Ten shots of 22 columns agree with many of them by chance; the model after them begins from there."""
+    rng = np.random.default_rng(4)
+    x, fresh = rng.normal(size=(200, 22)), rng.normal(size=(4000, 22))
+    truth = 2.0 * x[:, 0]
+    data, first = draws(truth, x, rng), draws(truth[:10], x[:10], rng)
+    misled = fitted(first)
+    errors = {}
+    for restart in (False, True):
+        model, _ = train(data, misled, seed=1, efficiency=0.02, version=2, config=CONFIG, restart=restart)
+        errors[restart] = np.sqrt(np.mean((model.p_B(fresh) - logistic(2.0 * fresh[:, 0])) ** 2))
+    assert errors[True] < 0.8 * errors[False]
+
+
+@pytest.mark.statistics
 def test_it_finds_a_known_committor_among_nuisance_columns_without_overconfidence() -> None:
     rng = np.random.default_rng(3)
     x, fresh = rng.normal(size=(800, 22)), rng.normal(size=(4000, 22))
@@ -314,11 +329,15 @@ def test_a_new_input_scaling_changes_no_prediction_and_constant_columns_get_none
     model = fitted(draws(x[:, 0], x, rng))
     assert model.inverse_scale[2] == 0.0
     moved = x * np.array([3.0, 1.0, 1.0]) + np.array([5.0, 0.0, 0.0])
-    rescaled = trainer._standardised(moved.astype(np.float32), model)
+    rescaled = trainer._standardised(moved.astype(np.float32), model, anew=False)
     assert rescaled is not model
     assert rescaled.mean[0] == pytest.approx(moved[:, 0].mean(), rel=1e-5)
     assert np.allclose(rescaled.member_logits(moved), model.member_logits(moved), atol=1e-4)
-    assert trainer._standardised((x + np.array([0.1, 0.0, 0.0])).astype(np.float32), model) is model
+    shifted = (x + np.array([0.1, 0.0, 0.0])).astype(np.float32)
+    assert trainer._standardised(shifted, model, anew=False) is model
+    anew = trainer._standardised(shifted, model, anew=True)
+    assert anew.mean[0] == pytest.approx(shifted[:, 0].mean(), rel=1e-5)
+    assert np.allclose(anew.member_logits(x), model.member_logits(x), atol=1e-4)
 
 
 # A landscape
