@@ -32,7 +32,7 @@ WALLS = "40*step(abs(x) - {0})*(abs(x) - {0})^2 + 4*y^2 + 2*z^2"
 
 
 def landscape(expression: str, a: float, b: float) -> dict[str, Any]:
-    """Return the configuration of a landscape with kT = 1 kJ/mol and overdamped motion, whose states part the x axis."""
+    """Return the configuration of a landscape with kT = 1 kJ/mol and overdamped motion; its states part the x axis."""
     return {
         "system": {
             "kind": "potential",
