@@ -240,6 +240,8 @@ def _options():
 def main():
     """Soak; return the exit code."""
     options = _options()
+    for number in (signal.SIGINT, signal.SIGTERM):  # started in the background, it would ignore the first
+        signal.signal(number, signal.default_int_handler)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak = Soak(options, Path(folder))
