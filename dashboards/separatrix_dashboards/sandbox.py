@@ -452,6 +452,6 @@ def _abandoned(folder: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             status = found.lstat()
             own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-            newborn = not (found / "lock").exists() and time.time() - status.st_mtime < _NEWBORN_SECONDS
+            newborn = not (found / "lock").exists() and abs(time.time() - status.st_mtime) < _NEWBORN_SECONDS
             if own and found.is_dir() and not found.is_symlink() and not newborn and not is_locked(found):
                 yield found

@@ -149,6 +149,14 @@ def run_(  # noqa: PLR0913 - a command has as many parameters as options
     cluster: Annotated[
         Path | None, typer.Option("--cluster", help="TOML file that tells how to ask SLURM for workers.")
     ] = None,
+    shot_time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--shot-time-limit",
+            metavar="SECONDS",
+            help="A shot that takes longer is ended and made again. Default: by the longest possible.",
+        ),
+    ] = None,
     system: SystemOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -168,6 +176,7 @@ def run_(  # noqa: PLR0913 - a command has as many parameters as options
         executor=executor,
         scheduler=scheduler,
         cluster=cluster,
+        shot_time_limit=shot_time_limit,
     )
     check_resources(resources)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

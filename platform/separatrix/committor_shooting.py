@@ -31,7 +31,7 @@ from separatrix.resources import Resources
 from separatrix.rows import are_transitions
 from separatrix.shooting import follow, result_of
 from separatrix.store import Store, StoredValidation
-from separatrix.workers import start_shooters, threads_each, worker_specs
+from separatrix.workers import TimeLimit, start_shooters, threads_each, worker_specs
 
 _PUBLISH_INTERVAL: Final = 2.0
 """Seconds between results while trajectories are made: pages show them grow."""
@@ -133,6 +133,8 @@ class CommittorShooting:
     shots : trajectories wanted from each configuration
     """
 
+    _limit: TimeLimit  # once it is known how fast the platform is
+
     def __init__(self, store: Store, stored: StoredValidation, config: RunConfig, shots: int) -> None:
         self._store, self._stored, self._config, self._shots = store, stored, config, shots
         self._tasks = _tasks(stored, shots, config)
@@ -169,7 +171,9 @@ class CommittorShooting:
         specs = worker_specs(store.path, speed.platform, resources, n_atoms=n_atoms, most=most)
         workers = 0 if resources.workers == 0 else len(specs)
         store.log("validation started", **self._about(), **stored.settings, shots=self._shots, workers=workers)
-        executor = start_shooters(specs, resources)
+        longest = self._config.sampling.max_frames * self._config.sampling.stride
+        self._limit = TimeLimit(longest, speed.steps_per_second, resources.shot_time_limit)
+        executor = start_shooters(specs, resources, self._limit)
         try:
             self._shoot(executor, max(1, 2 * workers), report, publish, stop)
         finally:
@@ -233,6 +237,7 @@ class CommittorShooting:
             task, retries = self._flights.pop(future)
             result: TrajectoryOutcome | ShotFailure = result_of(future, task)
             if isinstance(result, TrajectoryOutcome):
+                self._limit.note(result.md_steps, result.seconds)
                 self._tell(task, retries, result)
                 continue
             self._log_failure(task, retries, result)

@@ -133,7 +133,8 @@ _RESTRAINTS: Mapping[str, str] = {
 
 def read_atoms(topology_pdb: Path) -> Atoms:
     """Read the atoms of a stored topology."""
-    return atoms_of(app.PDBFile(str(topology_pdb)).topology)
+    with topology_pdb.open(encoding="utf-8") as file:
+        return atoms_of(app.PDBFile(file).topology)
 
 
 def atoms_of(topology: app.Topology) -> Atoms:

@@ -20,7 +20,7 @@ from separatrix.estimates import calibration_dict, path_multiplicities
 from separatrix.records import Density, Reason
 from separatrix.rows import are_transitions
 from separatrix.selector import density_of
-from separatrix.store import GrowingTable, Store
+from separatrix.store import CONFIG, GrowingTable, Store, check_files
 from separatrix.trainer import TrainingReport, expected_efficiency, restart_due, train
 from separatrix.training_data import build_training_data, end_counts
 
@@ -62,6 +62,7 @@ class Learner:
     """
 
     def __init__(self, run: Path, device: str = "cpu") -> None:
+        check_files(run, CONFIG)
         self._run, self._device = run, device
         self._config = RunConfig.from_data(read_toml(run / "config.toml"))
         self._store = Store.open(run)

@@ -33,7 +33,7 @@ from separatrix.shooting import WorkerSpec, result_of, shoot
 from separatrix.store import Store
 from separatrix.stored_paths import StoredPaths
 from separatrix.trainer import training_due
-from separatrix.workers import start_shooters, threads_each, worker_specs
+from separatrix.workers import TimeLimit, start_shooters, threads_each, worker_specs
 
 COMMIT_INTERVAL = 1.0
 """Seconds between commits: what a kill -9 can cost."""
@@ -117,6 +117,7 @@ class Loop:
     _teacher: WorkerExecutor
     _specs: Sequence[WorkerSpec]
     _recruits: Recruits | None = None
+    _limit: TimeLimit | None = None
 
     def __init__(
         self,
@@ -244,7 +245,10 @@ class Loop:
     def _start_executors(self, specs: Sequence[WorkerSpec]) -> None:
         self._specs = specs
         # Processes load their libraries while a first path is looked for.
-        self._shooters = start_shooters(specs, self._resources)
+        longest = 2 * self._config.sampling.max_frames * self._config.sampling.stride
+        speed = self._status.raw_steps_per_second
+        self._limit = TimeLimit(longest, speed, self._resources.shot_time_limit)
+        self._shooters = start_shooters(specs, self._resources, self._limit)
         self._executors = [self._shooters]
         self._start_teacher()
 
@@ -340,6 +344,8 @@ class Loop:
             return
 
     def _tell(self, flight: _Flight, outcome: ShotOutcome) -> None:
+        if self._limit is not None:
+            self._limit.note(outcome.md_steps, outcome.seconds)
         shot = self._store.n_shots
         parent = self._sampler.state_of(outcome.chain).path.shot
         if outcome.trajectory is not None:

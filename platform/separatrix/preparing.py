@@ -11,7 +11,7 @@ from pathlib import Path
 from separatrix.cluster import ClusterFile
 from separatrix.config import RunConfig
 from separatrix.engine import PlatformSpeed, devices_of, measure_platforms, platform_names, platform_properties
-from separatrix.errors import ConfigError, EngineError, SeedingError
+from separatrix.errors import ConfigError, EngineError, SeedingError, StoreError
 from separatrix.expressions import suggestion
 from separatrix.observables import Observables
 from separatrix.records import Snapshot
@@ -157,11 +157,18 @@ def ensure_seed_paths(
     ------
     SeedingError
         If none was found.
+    StoreError
+        If one that was there is gone.
     """
     n_chains = config.sampling.chains
     missing = sorted(set(range(n_chains)) - set(store.seed_chains()))
     if not missing:
         return
+    if lost := set(missing).intersection(store.shots()["chain"].tolist()):
+        raise StoreError(
+            f"the run is damaged: there is no first path of chain {min(lost)} in {store.path / 'run.zarr' / 'seeds'}, "
+            "though it was shot from; restore it from a copy"
+        )
     own = own_seed_paths(config, build_system(config), observables) if config.seeding.trajectory else ()
     if own:
         write_seed_paths(store, missing, own)

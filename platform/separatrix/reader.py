@@ -29,10 +29,14 @@ from separatrix.observables import Observables, TableObservables
 from separatrix.records import Atoms, FloatArray, IntArray, Reason, RunState, Status
 from separatrix.rows import are_transitions, outcome_counts, restore_status
 from separatrix.store import (
+    CONFIG,
+    TOPOLOGY,
     GrowingTable,
     Store,
     Validations,
+    check_files,
     is_locked,
+    opened,
     read_result,
     shot_columns,
     shot_dimensions,
@@ -80,6 +84,8 @@ class Reader:
             self.observables = Observables(self.config, atoms)
             self._molecules = molecules_of(atoms)
         self._check_config(where)
+        # Last: that a number is another one could not be told otherwise. The system is looked at by who simulates it.
+        check_files(self.folder, *([CONFIG] if self.config.table is not None else [CONFIG, TOPOLOGY]))
         self._tables = {"shots": GrowingTable(self._store.shots), "frames": GrowingTable(self._store.frames)}
         self._models: dict[int, Committor] = {}
 
@@ -515,19 +521,21 @@ class Reader:
         )
 
     def log(self) -> list[dict[str, Any]]:
-        """Return the events of the run, oldest first; a line cut short by a crash is left out."""
-        events = []
+        """Return the events of the run, oldest first; in place of a line that a crash cut or a disk changed, that."""
+        events: list[dict[str, Any]] = []
+        file = self.folder / "log.jsonl"
         try:
-            text = (self.folder / "log.jsonl").read_text()
+            lines = file.read_bytes().split(b"\n")[:-1]  # what has no end yet is being written
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreError(f"{self.folder / 'log.jsonl'}: cannot be read: {error.strerror}") from error
-        for line in text.splitlines():
+            raise StoreError(f"{file}: cannot be read: {error.strerror}") from error
+        for number, line in enumerate(lines, start=1):
             try:
-                events.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+                events.append(opened(dict(json.loads(line)), file))
+            except (ValueError, TypeError, StoreError):  # the rest is still worth reading
+                time = events[-1]["time"] if events else 0.0
+                events.append({"time": time, "event": "damaged line", "file": str(file), "line": number})
         return events
 
     def columns(self, table: str) -> Mapping[str, NDArray[Any]]:

@@ -40,6 +40,9 @@ class Resources:
     scheduler : address of a Dask scheduler whose workers are used, whenever they join
     cluster : file that tells how workers are asked of a batch system, see `separatrix.cluster`
     shots_per_second : at most, so that people can watch the committor learn; by default as fast as it goes
+    shot_time_limit : seconds that a shot may take in a worker process before it is ended and made again; by default ten
+        times what the longest that there can be would take, five minutes at least. Not with ``workers`` = 0, where
+        nobody could end it, nor on a cluster
 
     Raises
     ------
@@ -58,6 +61,7 @@ class Resources:
     scheduler: str | None = None
     cluster: Path | str | None = None
     shots_per_second: float | None = None
+    shot_time_limit: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no machine could do."""
@@ -66,6 +70,7 @@ class Resources:
             raise ConfigError(f"workers: expected 0 (in this process) or more, got {self.workers}")
         if self.shots_per_second is not None and not self.shots_per_second > 0:
             raise ConfigError(f"shots-per-second: expected more than 0, got {self.shots_per_second:g}")
+        self._check_time_limit()
         if self.devices is not None:
             self._check_devices(self.devices)
         if self.workers_per_device is not None and self.workers_per_device < 1:
@@ -114,6 +119,16 @@ class Resources:
                     f"{name.replace('_', '-')}: expected it without executor = dask, where the cluster decides; "
                     f"leave it out"
                 )
+
+    def _check_time_limit(self) -> None:
+        limit = self.shot_time_limit
+        if limit is None:
+            return
+        if not limit > 0:
+            raise ConfigError(f"shot-time-limit: expected more than 0 seconds, got {limit:g}")
+        if self.workers == 0 or self.on_cluster:
+            where = "workers = 0, where nobody could end the shot" if self.workers == 0 else "executor = dask"
+            raise ConfigError(f"shot-time-limit: expected worker processes, got {where}; leave it out")
 
     def _check_devices(self, devices: tuple[int, ...]) -> None:
         if not devices or len(set(devices)) < len(devices) or min(devices) < 0:

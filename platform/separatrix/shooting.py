@@ -39,7 +39,7 @@ from separatrix.records import (
     TrajectoryTask,
     connects,
 )
-from separatrix.store import write_trajectory
+from separatrix.store import check_files, write_trajectory
 
 _Outcome = TypeVar("_Outcome", ShotOutcome, TrajectoryOutcome)
 
@@ -134,6 +134,7 @@ class Shooter:
     @classmethod
     def build(cls, spec: WorkerSpec) -> Shooter:
         """Build from the files of a run."""
+        check_files(spec.run)
         config = RunConfig.from_data(read_toml(spec.run / "config.toml"), where=str(spec.run / "config.toml"))
         system_xml = (spec.run / "system" / "system.xml").read_text()
         engine = Engine(system_xml, config, spec.platform, spec.properties)
@@ -340,6 +341,9 @@ def _attempted(task: ShotTask | TrajectoryTask, work: Callable[[Shooter], _Outco
     except DeviceLostError:
         _here.shooter = None
         raise
+    except MemoryError as error:  # this process keeps what it holds; another one begins with little
+        _here.shooter = None
+        raise DeviceLostError(f"out of memory: {str(error) or 'no more is to be had'}") from error
     except Exception as error:  # noqa: BLE001 - one bad shot must not end a run
         return ShotFailure(task=task, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 

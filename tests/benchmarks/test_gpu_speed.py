@@ -28,7 +28,7 @@ from separatrix.session import Session
 from separatrix.store import Store
 from separatrix.trainer import train
 from separatrix.training_data import TrainingData
-from separatrix.workers import start_shooters, worker_specs
+from separatrix.workers import TimeLimit, start_shooters, worker_specs
 
 pytestmark = [pytest.mark.benchmark, *needs_gpu]
 
@@ -78,13 +78,14 @@ def prepare(data: dict[str, Any], folder: Path) -> tuple[Path, Snapshot]:
     config["states"] = {"A": f"{column} > 1e6", "B": f"{column} < -1e6"}
     config["sampling"]["max_frames"] = HALF_FRAMES
     (path / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+    (path / "SHA256SUMS").unlink()
     return path, next(iter(Store.open(path).starts().values()))
 
 
 def measure(path: Path, snapshot: Snapshot, resources: Resources, counts: tuple[int, ...]) -> Any:
     """Yield a row for bare steps, and for each number of workers at work."""
     specs = worker_specs(path, resources.platform, resources, n_atoms=len(snapshot.positions), most=max(counts))
-    executor = start_shooters(specs, resources)
+    executor = start_shooters(specs, resources, TimeLimit(1, 0.0, None))
     assert isinstance(executor, ProcessExecutor)
     try:
         deadline = time.monotonic() + 2 * PATIENCE

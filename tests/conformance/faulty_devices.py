@@ -1,4 +1,4 @@
-"""Workers whose device fails as long as files say so. Imported by worker processes."""
+"""Workers whose device or memory fails as long as files say so. Imported by worker processes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,38 @@ FAULT = "Error launching CUDA compute kernel: CUDA_ERROR_LAUNCH_FAILED (719) at 
 GONE = "platform CUDA cannot run this system: No compatible CUDA device is available"
 
 
+FAULTS = {
+    "": openmm.OpenMMException(FAULT),
+    "memory": MemoryError(),
+    "allocation": openmm.OpenMMException("std::bad_alloc"),
+    "device memory": openmm.OpenMMException("Error creating array posq: CUDA_ERROR_OUT_OF_MEMORY (2)"),
+}
+"""What is raised for a file with this text."""
+
+
 class FaultyEngine(Engine):
-    """An engine whose steps raise what OpenMM raises on a lost device, once for each file in ``faults``."""
+    """An engine whose steps raise what a machine in trouble raises, once for each file in ``faults``."""
 
     faults: Path
     n_calls = 0
 
     def _follow(self, *args):
         FaultyEngine.n_calls += 1
-        if FaultyEngine.n_calls % 5 == 0 and take_one(self.faults):
-            raise openmm.OpenMMException(FAULT)
+        if FaultyEngine.n_calls % 5 == 0 and (kind := take_one(self.faults)) is not None:
+            raise FAULTS[kind]
         return super()._follow(*args)
 
 
-def take_one(folder: Path) -> bool:
-    """Return whether there was a file, and remove it."""
+def take_one(folder: Path) -> str | None:
+    """Return the text of a file, and remove it; None if there is none."""
     for file in folder.glob("*"):
         try:
+            text = file.read_text()
             file.unlink()
         except FileNotFoundError:  # another process was faster
             continue
-        return True
-    return False
+        return text
+    return None
 
 
 def start_worker(spec: WorkerSpec) -> None:

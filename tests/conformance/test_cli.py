@@ -733,6 +733,8 @@ def test_options_are_checked_before_a_run_is_made(tmp_path):
     refuse(*new, "--devices", "first", says=["devices", "such as 0,1", "'first'"])
     refuse(*new, "--workers-per-device", 2, "--workers", 4, says=["workers-per-device", "got both"])
     refuse(*new, "--precision", "double", "--platform", "CPU", says=["CUDA", "'CPU'", "leave them out"])
+    refuse(*new, "--shot-time-limit", 0, says=["shot-time-limit", "more than 0 seconds", "got 0"])
+    refuse(*new, "--shot-time-limit", 9, *SERIAL, says=["shot-time-limit", "workers = 0", "leave it out"])
     refuse(*new, "--learner-device", "gpu", says=["learner-device", "cpu, cuda or cuda:N", "'gpu'"])
     refuse(*new, "--descriptor-device", "gpu", says=["descriptor-device", "cpu or cuda", "'gpu'"])
     refuse(*new, "--learner-device", "cuda:96", says=["learner-device", "PyTorch", "sees", "cuda:96"])
@@ -805,7 +807,7 @@ DAMAGES = {
     "metadata missing": (lambda run: (run / "run.zarr" / "zarr.json").unlink(), ["no run at", "run.zarr"]),
     "other format": (
         edit_root(lambda r: r["attributes"].update(separatrix_format=99)),
-        ["format 1", "found 99", "version"],
+        ["format 2", "found 99", "version"],
     ),
     "no counts": (edit_root(lambda r: r["attributes"].pop("committed")), ["damaged", "committed", "zarr.json"]),
     "no attributes": (edit_root(lambda r: r.update(attributes=None)), ["damaged", "zarr.json"]),

@@ -40,10 +40,20 @@ def events(path, kind):
     return [event for event in Reader(path).log() if event["event"] == kind]
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
-def test_a_shot_whose_device_is_lost_is_made_again(path, n_workers):
+LOST = "DeviceLostError: the Reference platform can no longer be used: "
+CAUSES = {
+    "": (f"{LOST}Error launching", "OpenMMException"),
+    "memory": ("DeviceLostError: out of memory: no more is to be had", "MemoryError"),
+    "allocation": (f"{LOST}std::bad_alloc", "OpenMMException"),
+    "device memory": (f"{LOST}Error creating array posq: CUDA_ERROR_OUT_OF_MEMORY", "OpenMMException"),
+}
+SLOW = [pytest.param(2, kind, marks=pytest.mark.slow) for kind in CAUSES if kind]
+
+
+@pytest.mark.parametrize(("n_workers", "kind"), [(0, ""), (2, ""), (0, "memory"), *SLOW])
+def test_a_shot_whose_device_or_memory_is_lost_is_made_again(path, n_workers, kind):
     for fault in range(3):
-        (path / "faults" / str(fault)).touch()
+        (path / "faults" / str(fault)).write_text(kind)
     n_losses = 3 if n_workers else 1  # the context that replaces a lost one in this process has no faults
     status = Session.open(path).run(150, workers=n_workers, platform="Reference", progress=False)
     assert status.state is RunState.FINISHED
@@ -52,10 +62,9 @@ def test_a_shot_whose_device_is_lost_is_made_again(path, n_workers):
     shots = Reader(path).columns("shots")
     assert len(shots["chain"]) == 150
     for event in failures:
-        assert event["error"].startswith(
-            "DeviceLostError: the Reference platform can no longer be used: Error launching"
-        )
-        assert "OpenMMException" in event["traceback"]
+        error, cause = CAUSES[kind]
+        assert event["error"].startswith(error)
+        assert cause in event["traceback"]
         (row,) = np.flatnonzero((shots["chain"] == event["chain"]) & (shots["step"] == event["step"]))
         assert shots["seed"][row] == event["seed"]
         assert shots["reason"][row] != Reason.FAILURE

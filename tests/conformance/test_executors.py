@@ -74,6 +74,21 @@ def test_a_task_in_a_dying_worker_raises_broken_executor(processes: ProcessExecu
     assert processes.submit(pow, 2, 5).result(30) == 32
 
 
+def test_a_task_that_never_ends_is_ended_and_its_worker_replaced() -> None:
+    limit = [60.0]
+    executor = ProcessExecutor(1, time_limit=lambda: limit[0])
+    before = executor.submit(os.getpid).result(60)
+    future = executor.submit(time.sleep, 10**6)
+    assert wait_for(lambda: executor.busy == 1)
+    limit[0] = 0.5  # asked again and again: what was learned meanwhile counts
+    with pytest.raises(BrokenExecutor, match=r"ended after \d s: it took longer"):
+        future.result(60)
+    limit[0] = 60.0
+    assert executor.submit(os.getpid).result(60) != before
+    assert wait_for(lambda: not psutil.pid_exists(before), 30)
+    executor.shutdown()
+
+
 DIE_WHILE_SENDING = """
 import os, signal
 from multiprocessing.connection import Connection

@@ -208,6 +208,7 @@ def test_one_that_cannot_start_keeps_nobody_waiting(make_pool, runs):
 def test_a_run_that_fails_gives_its_workers_back_and_tells_why(make_pool, runs):
     pool, path = make_pool(1), runs[0]
     (path / "system" / "system.xml").write_text("no system")
+    (path / "SHA256SUMS").unlink()
     start(pool, path)
     wait_for(lambda: pool.problem(path))
     assert (pool.session(path), pool.busy_workers, state(path)) == (None, 0, RunState.FAILED)

@@ -64,6 +64,7 @@ def keep_the_solute(run):
     """Have a run keep the solute of paths left behind."""
     file = run / "config.toml"
     file.write_text(file.read_text().replace('stored_paths = "whole"', 'stored_paths = "solute"'))
+    (run / "SHA256SUMS").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,7 @@ def failed_run(runs_folder):
     path = sample(runs_folder / "failed", config, 40)
     system = path / "system" / "system.xml"
     system.write_text(system.read_text()[:200])
+    (path / "SHA256SUMS").unlink()
     with pytest.raises(EngineError, match=r"system\.xml"):
         Session.open(path).run(200, workers=0, platform="Reference", progress=False)
     return path

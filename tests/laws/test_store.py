@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -416,15 +417,19 @@ def test_what_is_no_run_is_named(store, tmp_path):
             Store.open(tmp_path, writable=writable)
     root = store.path / "run.zarr/zarr.json"
     good = root.read_text()
-    root.write_text(good.replace('"separatrix_format":1', '"separatrix_format":7'))
-    with pytest.raises(StoreError, match=r"expected format 1 .* found 7"):
+    root.write_text(good.replace('"separatrix_format":2', '"separatrix_format":7'))
+    with pytest.raises(StoreError, match=r"expected format 2 .* found 7"):
         Store.open(store.path)
     root.write_text(good[:-9])
     with pytest.raises(StoreError, match=r"damaged: cannot read .*zarr\.json"):
         Store.open(store.path)
     root.write_text(good)
     column = store.path / "run.zarr/shots/step/zarr.json"
-    column.write_text(column.read_text().replace('"codecs":[', '"codecs":[{"name":"transpose"},'))
+    strange = column.read_text().replace('"codecs":[', '"codecs":[{"name":"transpose"},')
+    column.write_text(strange)
+    with pytest.raises(StoreError, match=rf"damaged: {column} is not what was written, by its checksum"):
+        Store.open(store.path)
+    column.write_text(re.sub(r',"checksum":\d+', "", strange))
     with pytest.raises(StoreError, match="uncompressed"):
         Store.open(store.path)
     column.unlink()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Future
@@ -23,6 +25,9 @@ from typing import Any, Final
 from separatrix.errors import DeviceLostError, SeparatrixError
 from separatrix.executors.base import LOSSES, WorkerExecutor, all_lost
 
+_LOOK_SECONDS: Final = 1.0
+"""Between looks at how long a task has taken."""
+
 _Task = tuple[Future[Any], tuple[Any, ...]]
 
 
@@ -32,7 +37,8 @@ class ProcessExecutor(WorkerExecutor):
     Each worker has a pipe and a thread here that hands it one task after the other, so that a process that dies (out
     of memory, killed) takes only its own task with it: that future raises ``BrokenExecutor`` and the worker is
     replaced. So is one whose task raised ``DeviceLostError``, since a driver that failed may be of no use to the whole
-    process. A worker that is lost, or cannot start, time and again is given up, and the others go on.
+    process, and one whose task takes longer than there is time: it is killed. A worker that is lost, or cannot start,
+    time and again is given up, and the others go on.
 
     Workers are spawned at once, never forked, and end by themselves within a second when this process dies, however
     it dies. They do not run the main script: tasks and initializers are functions of modules that can be imported.
@@ -44,6 +50,7 @@ class ProcessExecutor(WorkerExecutor):
     workers : number of processes
     initializer : called once in each new worker; one where it fails takes no task
     initargs : one tuple of arguments for each worker
+    time_limit : returns the seconds a task may take, asked again and again while it does
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class ProcessExecutor(WorkerExecutor):
         workers: int,
         initializer: Callable[..., None] | None = None,
         initargs: Callable[[int], tuple[Any, ...]] = lambda worker: (),
+        time_limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._lock = threading.Lock()
         self._closed = False
@@ -58,7 +66,7 @@ class ProcessExecutor(WorkerExecutor):
         self._lost: dict[int, str] = {}
         self._n_workers = workers
         self._workers = [
-            _Worker(self._tasks, initializer, initargs(worker), partial(self._give_up, worker))
+            _Worker(self._tasks, initializer, initargs(worker), partial(self._give_up, worker), time_limit)
             for worker in range(workers)
         ]
         atexit.register(self._abandon)
@@ -147,6 +155,7 @@ class _Worker:
         initializer: Callable[..., None] | None,
         arguments: tuple[Any, ...],
         give_up: Callable[[str], None],
+        time_limit: Callable[[], float],
     ) -> None:
         self.ready = False  # its first process can work, or was given up
         self.busy = False
@@ -155,7 +164,7 @@ class _Worker:
         self._initializer = pickle.dumps((initializer, arguments))
         self._lock = threading.Lock()
         self._closed = False
-        self._give_up = give_up
+        self._give_up, self._time_limit = give_up, time_limit
         self._losses, self._problem = 0, ""  # in a row, and why the last one
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
@@ -240,6 +249,13 @@ class _Worker:
             return error, None
         with suppress(OSError):  # if it is gone, reading will tell
             pipe.send_bytes(request)
+        began = time.monotonic()
+        with suppress(OSError):
+            while not pipe.poll(_LOOK_SECONDS):
+                if (seconds := time.monotonic() - began) > self._time_limit():
+                    return BrokenExecutor(
+                        f"the task was ended after {seconds:.0f} s: it took longer than any should"
+                    ), None
         return self._receive(pipe)
 
     def _receive(self, pipe: Connection) -> tuple[BaseException | None, Any]:

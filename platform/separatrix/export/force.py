@@ -12,6 +12,7 @@ import openmm
 from separatrix.collective_variables import Definition
 from separatrix.export.terms import terms_of
 from separatrix.reader import Reader
+from separatrix.store import SYSTEM, check_files
 from separatrix.symbolic import Formula
 
 
@@ -35,7 +36,8 @@ def openmm_force(reader: Reader, formula: Formula) -> openmm.CustomCVForce:
     parts = [terms.formula.lepton]
     parts += [f"{column.name} = (1 + {column.form}({column.quantity}))/2" for column in terms.columns if column.form]
     force = openmm.CustomCVForce("; ".join(parts))
-    periodic = _is_periodic(reader.folder / "system" / "system.xml")
+    check_files(reader.folder, SYSTEM)
+    periodic = _is_periodic(reader.folder / SYSTEM)
     for name, definition in terms.quantities.items():
         variable = _VARIABLES[definition.name](definition)
         if not isinstance(variable, openmm.CustomExternalForce):

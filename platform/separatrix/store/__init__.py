@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from separatrix.store.checksums import CONFIG, SYSTEM, TOPOLOGY, check_files, opened
 from separatrix.store.growth import GrowingTable
 from separatrix.store.layout import SHOT_COLUMNS, Committed, shot_columns, shot_dimensions
 from separatrix.store.lock import is_locked, lock_holder
@@ -10,16 +11,21 @@ from separatrix.store.run import Store, require_nothing_at, write_trajectory
 from separatrix.store.validations import OUTCOME_COLUMNS, StoredValidation, Validations
 
 __all__ = [
+    "CONFIG",
     "OUTCOME_COLUMNS",
     "RESULTS",
     "SHOT_COLUMNS",
+    "SYSTEM",
+    "TOPOLOGY",
     "Committed",
     "GrowingTable",
     "Store",
     "StoredValidation",
     "Validations",
+    "check_files",
     "is_locked",
     "lock_holder",
+    "opened",
     "read_result",
     "require_nothing_at",
     "shot_columns",

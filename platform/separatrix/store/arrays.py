@@ -3,6 +3,7 @@
 Columns are uncompressed, so a row lies in a chunk file at a place that follows from the array's metadata, and is
 written and read there directly: a commit through zarr's array layer takes 30 times as long. The metadata are zarr's
 own. A row is written once: new rows go into the unused rest of a chunk, so readers of earlier rows need no lock.
+Whatever is read is compared with its checksum; zarr itself takes a chunk that is missing for zeros.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +25,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from separatrix.errors import SeparatrixError, StoreError
 from separatrix.records import Float32Array
+from separatrix.store.checksums import CHECKSUM, CRC_BYTES, RESTORE, Json, crc_of, opened, row_checksums, sealed
 
-Json = dict[str, Any]
-
-RESTORE: Final = "restore it from a copy"
-"""What to do about a damaged run."""
+_PLAIN: Final = ("bytes",)
+_CHECKED: Final = ("bytes", "crc32c")
+_ARRAYS: Final = "arrays"
+"""Attribute of a group that names its arrays: one that is gone is missed."""
 
 _ARRAY_CHUNK_BYTES: Final = 1 << 22
 _NOT_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -51,16 +54,36 @@ class Table:
         metadata = read_json(folder / "zarr.json")
         with _reading(folder / "zarr.json"):
             self.attributes: Final[Json] = metadata["attributes"]
-        self._columns: Final = {name: _Column(folder / name) for name in sorted(columns)}
+        self._folder: Final = folder
+        self._checked: Final = (folder / CHECKSUM).is_dir()  # not in runs of before
+        names = [*columns, CHECKSUM] if self._checked else [*columns]
+        self._columns: Final = {name: _Column(folder / name) for name in sorted(names)}
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Return rows ``start`` to ``stop`` of every column, reading nothing else."""
-        return {name: column.read(start, stop) for name, column in self._columns.items()}
+        """Return rows ``start`` to ``stop`` of every column, reading nothing else.
+
+        Raises
+        ------
+        StoreError
+            A file is missing or too short, or a row is not what was written.
+        """
+        rows = {name: column.read(start, stop) for name, column in self._columns.items()}
+        if self._checked:
+            wrong = np.flatnonzero(rows.pop(CHECKSUM) != row_checksums(rows, max(stop - start, 0)))
+            if len(wrong):
+                raise StoreError(
+                    f"the run is damaged: row {start + wrong[0]} of the columns in {self._folder} is not what was "
+                    f"written, by its checksum ({len(wrong)} such rows of {stop - start}); {RESTORE}"
+                )
+        return rows
 
     def write(self, start: int, columns: Mapping[str, NDArray[Any]], scratch: Path) -> None:
         """Write rows from ``start`` on, which no reader may know of yet; ``scratch`` names a file to be moved."""
+        rows = {name: self._columns[name].stored(columns[name]) for name in self._columns if name != CHECKSUM}
+        if self._checked:
+            rows[CHECKSUM] = row_checksums(rows, len(next(iter(rows.values()))))
         for name, column in self._columns.items():
-            column.write(start, columns[name], scratch)
+            column.write(start, rows[name], scratch)
 
     @property
     def is_even(self) -> bool:
@@ -73,25 +96,47 @@ class Table:
             column.resize(length, scratch)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """How an uncompressed array, chunked along its first axis only, lies in its files."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunk_rows: int
+    codecs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, metadata: Json, folder: Path, codecs: tuple[tuple[str, ...], ...]) -> _Layout:
+        """Return what zarr's metadata say, if the codecs are among those known."""
+        with _reading(folder / "zarr.json"):
+            layout = cls(
+                dtype=np.dtype(metadata["data_type"]).newbyteorder("<"),
+                shape=tuple(metadata["shape"]),
+                chunk_rows=int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0]),
+                codecs=tuple(codec["name"] for codec in metadata["codecs"]),
+            )
+        if layout.codecs not in codecs:
+            raise StoreError(f"expected an uncompressed array at {folder}, found codecs {metadata['codecs']}")
+        return layout
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+
 class _Column:
-    """One uncompressed array, chunked along its first axis only."""
+    """One array that grows."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._metadata = read_json(folder / "zarr.json")
-        with _reading(folder / "zarr.json"):
-            self._read_layout()
+        layout = _Layout.of(self._metadata, folder, (_PLAIN,))
+        self._dtype, self._row_bytes, self._chunk_rows = layout.dtype, layout.row_bytes, layout.chunk_rows
+        self.length, self._shape = layout.shape[0], layout.shape[1:]
 
-    def _read_layout(self) -> None:
-        if [codec["name"] for codec in self._metadata["codecs"]] != ["bytes"]:
-            raise StoreError(
-                f"expected an uncompressed column at {self._folder}, found codecs {self._metadata['codecs']}"
-            )
-        self._dtype = np.dtype(self._metadata["data_type"]).newbyteorder("<")
-        self.length, *shape = self._metadata["shape"]
-        self._shape = tuple(shape)
-        self._row_bytes = self._dtype.itemsize * math.prod(shape)
-        self._chunk_rows = int(self._metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
+    def stored(self, rows: ArrayLike) -> NDArray[Any]:
+        """Return rows as they are stored."""
+        return np.ascontiguousarray(rows, self._dtype)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows ``start`` to ``stop``."""
@@ -106,7 +151,7 @@ class _Column:
 
     def write(self, start: int, rows: NDArray[Any], scratch: Path) -> None:
         """Write rows from ``start`` on; a chunk file comes to exist in its full size."""
-        octets = np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8).data
+        octets = self.stored(rows).reshape(-1).view(np.uint8).data
         for chunk, offset, part in self._parts(start, start + len(rows)):
             file = self._open_chunk(chunk, scratch)
             try:
@@ -146,11 +191,17 @@ class _Column:
         return self._folder / _chunk_name(chunk, 1 + len(self._shape))
 
 
-def create_group(folder: Path, attributes: Json) -> None:
-    """Make an empty zarr group, and the folders above it."""
-    folder.mkdir(parents=True)
-    metadata = {**json.loads(_group_template()), "attributes": plain(attributes)}
-    (folder / "zarr.json").write_text(_dumps(metadata))
+def create_group(folder: Path, attributes: Json, arrays: Iterable[str] | None = None) -> None:
+    """Make an empty zarr group; the folder above it is there, or what is written was deleted meanwhile.
+
+    Parameters
+    ----------
+    arrays : names of those that `read_group` should find there
+    """
+    folder.mkdir()
+    names = {} if arrays is None else {_ARRAYS: [*arrays]}
+    metadata = {**json.loads(_group_template()), "attributes": plain({**attributes, **names})}
+    (folder / "zarr.json").write_text(sealed(metadata))
 
 
 def create_column(
@@ -160,6 +211,7 @@ def create_column(
     chunk_rows: int,
     dimensions: tuple[str, ...],
     attributes: Json,
+    codecs: tuple[Json, ...] = (),
 ) -> None:
     """Make an array without any chunk.
 
@@ -167,15 +219,23 @@ def create_column(
     ----------
     shape : the first axis is the one that grows and is chunked
     attributes : CF attributes such as ``units`` and ``long_name``
+    codecs : after the first, which makes bytes of numbers
     """
     folder.mkdir()
     metadata = json.loads(_array_template(np.dtype(dtype).str, dimensions)) | {"shape": shape, "attributes": attributes}
     metadata["chunk_grid"]["configuration"]["chunk_shape"] = [max(n, 1) for n in (chunk_rows, *shape[1:])]
-    (folder / "zarr.json").write_text(_dumps(metadata))
+    metadata["codecs"] += codecs
+    (folder / "zarr.json").write_text(sealed(metadata))
+
+
+def create_checksums(folder: Path, chunk_rows: int, dimension: str) -> None:
+    """Make the column of a table's checksums, by which `Table` knows its rows again."""
+    about = {"long_name": "CRC-32 of the row: all other columns in the order of their names"}
+    create_column(folder / CHECKSUM, "<u4", (0,), chunk_rows, (dimension,), about)
 
 
 def write_array(folder: Path, array: ArrayLike, dimensions: tuple[str, ...], attributes: Json) -> None:
-    """Write a whole numeric array in chunks of about 4 MiB along its first axis.
+    """Write a whole numeric array in chunks of about 4 MiB along its first axis, each with its checksum.
 
     Raises
     ------
@@ -188,11 +248,41 @@ def write_array(folder: Path, array: ArrayLike, dimensions: tuple[str, ...], att
     values = values.astype(values.dtype.newbyteorder("<"), copy=False)
     row_bytes = max(values[:1].nbytes, 1)
     chunk_rows = _rows_per_chunk(row_bytes, len(values))
-    create_column(folder, values.dtype, values.shape, chunk_rows, dimensions, attributes)
+    create_column(folder, values.dtype, values.shape, chunk_rows, dimensions, attributes, ({"name": "crc32c"},))
     for chunk, start in enumerate(range(0, len(values) if values.size else 0, chunk_rows)):
+        octets = values[start : start + chunk_rows].tobytes().ljust(chunk_rows * row_bytes, b"\0")
         with (folder / _chunk_name(chunk, values.ndim)).open("wb") as file:
-            file.write(values[start : start + chunk_rows].data)
-            file.truncate(chunk_rows * row_bytes)
+            file.write(octets)
+            file.write(crc_of(octets))
+
+
+def _read_array(folder: Path, metadata: Json) -> NDArray[Any]:
+    """Return what `write_array` wrote."""
+    layout = _Layout.of(metadata, folder, (_PLAIN, _CHECKED))
+    n_rows = layout.shape[0] if layout.row_bytes else 0
+    size = layout.chunk_rows * layout.row_bytes
+    names = [_chunk_name(chunk, len(layout.shape)) for chunk in range(-(-n_rows // layout.chunk_rows))]
+    chunks = [_read_chunk(folder / name, size, checked=layout.codecs == _CHECKED) for name in names]
+    octets = bytearray().join(chunks)[: n_rows * layout.row_bytes]  # a bytearray, so that it can be written to
+    return np.frombuffer(octets, layout.dtype).reshape(layout.shape)
+
+
+def _read_chunk(path: Path, size: int, *, checked: bool | None = None) -> bytes:
+    """Return the bytes of a chunk.
+
+    Parameters
+    ----------
+    size : of the chunk
+    checked : whether it ends with its checksum; None where its length tells
+    """
+    with _reading(path):
+        octets = path.read_bytes()
+    whole, found = octets[:size], octets[size:]
+    if checked is None:
+        checked = bool(found)
+    if len(octets) != size + (CRC_BYTES if checked else 0) or (checked and found != crc_of(whole)):
+        raise StoreError(f"the run is damaged: {path} is not what was written, by its length or checksum; {RESTORE}")
+    return whole
 
 
 class StoredFrames:
@@ -226,36 +316,51 @@ class StoredFrames:
         if not 0 <= frame < self._shape[0]:
             raise IndexError(f"expected a frame in 0..{self._shape[0] - 1}, got {frame}")
         chunk, row = divmod(frame, self._chunk_rows)
-        positions = np.empty(self._shape[1:], "<f4")
-        path = self._folder / _chunk_name(chunk, 3)
-        with _reading(path), path.open("rb", buffering=0) as file:
-            file.seek(row * self._frame_bytes)
-            if file.readinto(positions.reshape(-1).view(np.uint8).data) != self._frame_bytes:
-                raise StoreError(f"the run is damaged: expected more bytes in {path}; {RESTORE}")
-        return positions
+        octets = _read_chunk(self._folder / _chunk_name(chunk, 3), self._chunk_rows * self._frame_bytes)
+        n_numbers = self._shape[1] * self._shape[2]
+        return np.frombuffer(octets, "<f4", n_numbers, row * self._frame_bytes).reshape(self._shape[1:]).copy()
 
 
-def read_group(folder: Path) -> tuple[dict[str, NDArray[Any]], Json]:
-    """Return the arrays and the attributes of a zarr group.
+def read_group(folder: Path, instead: Mapping[str, str] | None = None) -> tuple[dict[str, NDArray[Any]], Json]:
+    """Return the arrays and the attributes of a group whose arrays `write_array` wrote.
+
+    Parameters
+    ----------
+    instead : names of arrays, and of those that may have taken their place
 
     Raises
     ------
     StoreError
-        It is missing or damaged.
+        It, or one of its arrays, is missing or damaged.
     """
-    with _reading(folder):
-        group = zarr.open_group(folder, mode="r")
-        return {name: np.asarray(array[...]) for name, array in group.arrays()}, restored(dict(group.attrs))
+    metadata = read_json(folder / "zarr.json")
+    with _reading(folder / "zarr.json"):
+        attributes = dict(metadata["attributes"])
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in names:
+        about = read_json(folder / name / "zarr.json")
+        if about.get("node_type") == "array":
+            arrays[name] = _read_array(folder / name, about)
+    for name in attributes.pop(_ARRAYS, ()):
+        if name not in arrays and (instead or {}).get(name) not in arrays:
+            raise StoreError(f"the run is damaged: there is no array {folder / name}; {RESTORE}")
+    return arrays, restored(attributes)
 
 
 def read_json(path: Path) -> Json:
-    """Return the metadata in a ``zarr.json``.
+    """Return the metadata in a ``zarr.json``, or another JSON object that `replace_json` wrote.
 
     Raises
     ------
     StoreError
         The file is missing or damaged.
     """
+    return opened(read_unchecked(path), path)
+
+
+def read_unchecked(path: Path) -> Json:
+    """Return a JSON object with its checksum, if it has one."""
     with _reading(path):
         metadata = json.loads(path.read_bytes())
     if not isinstance(metadata, dict):
@@ -266,15 +371,18 @@ def read_json(path: Path) -> Json:
 def replace_json(path: Path, metadata: Json, scratch: Path) -> None:
     """Replace a ``zarr.json`` in one step: readers find the old text or the new one, also after a kill."""
     with scratch.open("w") as file:
-        file.write(_dumps(metadata))
+        file.write(sealed(metadata))
     scratch.replace(path)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line of text, whole or not at all: what a full disk cut short would spoil the next line too."""
+    """Append a line of text, whole or not at all, and on its own though the machine died in the middle of the last."""
     octets = line.encode()
-    with path.open("ab", buffering=0) as file:
-        end = file.tell()
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            octets = octets if file.read(1) == b"\n" else b"\n" + octets
         if file.write(octets) < len(octets):
             file.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -356,10 +464,6 @@ def _rows_per_chunk(row_bytes: int, n_rows: int) -> int:
 
 def _chunk_name(chunk: int, n_axes: int) -> str:
     return f"c.{chunk}" + ".0" * (n_axes - 1)
-
-
-def _dumps(metadata: Json) -> str:
-    return json.dumps(metadata, allow_nan=False, separators=(",", ":"))
 
 
 @functools.cache

@@ -13,10 +13,22 @@ import numpy as np
 
 from separatrix.errors import RunNotFoundError, StoreError
 from separatrix.records import Float32Array, IntArray, Reason, Snapshot
-from separatrix.store.arrays import RESTORE, Json, create_column, create_group, read_group, read_json, write_array
+from separatrix.store.arrays import (
+    create_checksums,
+    create_column,
+    create_group,
+    read_group,
+    read_json,
+    read_unchecked,
+    write_array,
+)
+from separatrix.store.checksums import RESTORE, Json, opened
 
-FORMAT: Final = 1
-"""Version of the layout; a run of another version is refused."""
+FORMAT: Final = 2
+"""Version of the layout."""
+
+FORMATS: Final = (1, FORMAT)
+"""Versions that can be read and gone on with; 1 has no checksums. Others are refused."""
 
 SHOT_COLUMNS: Final[dict[str, tuple[str, str, str]]] = {
     "chain": ("<i4", "", "Monte Carlo chain"),
@@ -99,6 +111,7 @@ def create_arrays(folder: Path, features: list[str], cvs: list[str], states: lis
             labels = " ".join(reason.name.lower() for reason in Reason)
             attributes |= {"flag_values": [int(reason) for reason in Reason], "flag_meanings": labels}
         create_column(folder / "shots" / name, dtype, shape, _SHOTS_PER_CHUNK, dimensions, attributes)
+    create_checksums(folder / "shots", _SHOTS_PER_CHUNK, "shot")
     create_group(folder / "frames", {"features": features, "cvs": cvs, "states": states})
     rows = min(max(_FRAMES_CHUNK_BYTES // (4 * max(len(features), len(cvs), 1)), 16), _FRAMES_PER_CHUNK)
     for name, dtype, shape, dimensions, meaning in (
@@ -108,11 +121,12 @@ def create_arrays(folder: Path, features: list[str], cvs: list[str], states: lis
         ("offset", "<i4", (0,), ("frame",), "index of the frame relative to the shooting point"),
     ):
         create_column(folder / "frames" / name, dtype, shape, rows, dimensions, {"long_name": meaning})
+    create_checksums(folder / "frames", rows, "frame")
 
 
 def write_path(folder: Path, positions: Float32Array, box: Float32Array | None, attributes: Json | None = None) -> None:
     """Write positions (n_frames, n_atoms, 3) nm and, with periodic boundaries, box (n_frames, 3, 3) nm as a group."""
-    create_group(folder, attributes or {})
+    create_group(folder, attributes or {}, ["positions"] if box is None else ["positions", "box"])
     units = {"units": "nm"}
     write_array(folder / "positions", np.asarray(positions, "<f4"), ("frame", "atom", "axis"), units)
     if box is not None:
@@ -124,11 +138,18 @@ def read_path(folder: Path) -> tuple[Float32Array, Float32Array | None]:
 
     Of a reduced path the atoms are those of the solute alone.
     """
+    reduced = {"positions": "solute"}
     try:
-        arrays, _ = read_group(folder)
+        arrays, _ = read_group(folder, reduced)
     except StoreError:
-        arrays, _ = read_group(folder)  # it was being reduced
-    return arrays["positions" if "positions" in arrays else "solute"], arrays.get("box")
+        arrays, _ = read_group(folder, reduced)  # it was being reduced
+    return _member(arrays, "positions" if "positions" in arrays else "solute", folder), arrays.get("box")
+
+
+def _member(arrays: Mapping[str, Float32Array], name: str, folder: Path) -> Float32Array:
+    if name not in arrays:  # a run of before did not say what it holds
+        raise StoreError(f"the run is damaged: there is no array positions in {folder}; {RESTORE}")
+    return arrays[name]
 
 
 def is_whole(folder: Path) -> bool:
@@ -165,10 +186,11 @@ def write_starts(folder: Path, starts: Mapping[str, Snapshot]) -> None:
 def read_starts(folder: Path) -> dict[str, Snapshot]:
     """Return what `write_starts` wrote."""
     arrays, attributes = read_group(folder)
-    boxes = arrays.get("box", [None] * len(arrays["positions"]))
+    all_positions = _member(arrays, "positions", folder)
+    boxes = arrays.get("box", [None] * len(all_positions))
     return {
         name: Snapshot(positions=positions, box=box)
-        for name, positions, box in zip(attributes["names"], arrays["positions"], boxes, strict=True)
+        for name, positions, box in zip(attributes["names"], all_positions, boxes, strict=True)
     }
 
 
@@ -184,21 +206,21 @@ def read_root(path: Path) -> Json:
     """
     if not (path / "run.zarr" / "zarr.json").is_file():
         raise RunNotFoundError(f"no run at {path}: expected a folder that holds run.zarr")
-    root = read_json(path / "run.zarr" / "zarr.json")
+    file = path / "run.zarr" / "zarr.json"
+    root = read_unchecked(file)
     attributes = root.get("attributes")
     if not isinstance(attributes, dict) or "separatrix_format" not in attributes:
-        file = path / "run.zarr" / "zarr.json"
         raise StoreError(f"the run is damaged: expected the attributes of a run in {file}; {RESTORE}")
     found = attributes["separatrix_format"]
-    if found != FORMAT:
+    if found not in FORMATS:  # first of all: what else there is, that version alone knows
         raise StoreError(f"expected format {FORMAT} of the run at {path}, found {found}: use the version that wrote it")
     counts = attributes.get("committed")
     if not isinstance(counts, dict) or set(counts) != set(Committed.__slots__):
         raise StoreError(
             f"the run is damaged: expected counts of {', '.join(Committed.__slots__)} as attribute committed in "
-            f"{path / 'run.zarr' / 'zarr.json'}, found {counts}; {RESTORE}"
+            f"{file}, found {counts}; {RESTORE}"
         )
-    return root
+    return opened(root, file)
 
 
 def read_states(shots: Path) -> tuple[str, ...]:

@@ -37,6 +37,15 @@ def acquire(run: Path) -> FileLock:
     return lock
 
 
+def lock_place(run: Path) -> tuple[int, int] | None:
+    """Return what tells the lock file of a run from all others, None if there is none."""
+    try:
+        found = (run / "lock").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def lock_holder(run: Path) -> str:
     """Return who wrote a run last, such as ``process 7 on node3``; nothing if nobody did or may tell."""
     try:
@@ -53,5 +62,5 @@ def is_locked(run: Path) -> bool:
     try:
         with FileLock(file, blocking=False, thread_local=False):
             return False
-    except (Timeout, PermissionError):
+    except (Timeout, OSError):  # such as a file system that can only be read
         return True

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from separatrix.errors import StoreError
-from separatrix.store.arrays import Json, disk_errors, plain, read_json, replace_json
+from separatrix.store.arrays import disk_errors, plain, read_json, replace_json
+from separatrix.store.checksums import Json
 
 RESULTS = ("mechanism", "validation", "test", "insights")
 """What can be held."""

@@ -2,7 +2,7 @@
 
 ::
 
-    RUN/config.toml  RUN/system/{system.xml,topology.pdb}  RUN/lock  RUN/log.jsonl
+    RUN/config.toml  RUN/system/{system.xml,topology.pdb}  RUN/SHA256SUMS  RUN/lock  RUN/log.jsonl
     RUN/pending/                                 written, but not yet part of the run
     RUN/run.zarr/shots/<column>                  one row per shot, in the order of commits: the row is its number
     RUN/run.zarr/frames/<column>                 packed frames of all shots
@@ -15,12 +15,12 @@
 The attribute ``committed`` of ``run.zarr`` counts what exists. It is replaced last, in one step, so a process killed at
 any moment leaves the run as its last commit left it. Metadata, trajectories and models are written under ``pending``
 and renamed into place whole; rows of columns are written once, beyond what is committed. So readers need no lock.
-Files are handed to the operating system and not forced to the medium: a power cut can cost more than a kill.
+Files are handed to the operating system and not forced to the medium: a power cut can cost more than a kill. What it
+or anything else spoiled is told by checksums and refused, see `separatrix.store.checksums`.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import uuid
@@ -37,8 +37,6 @@ from numpy.typing import NDArray
 from separatrix.errors import RunExistsError, StoreError
 from separatrix.records import Float32Array, FloatArray, IntArray, Snapshot
 from separatrix.store.arrays import (
-    RESTORE,
-    Json,
     StoredFrames,
     Table,
     append_line,
@@ -50,6 +48,7 @@ from separatrix.store.arrays import (
     restored,
     write_array,
 )
+from separatrix.store.checksums import CONFIG, RESTORE, SYSTEM, TOPOLOGY, Json, check_files, sealed, write_sums
 from separatrix.store.layout import (
     FRAME_COLUMNS,
     Committed,
@@ -67,7 +66,7 @@ from separatrix.store.layout import (
     write_path,
     write_starts,
 )
-from separatrix.store.lock import acquire
+from separatrix.store.lock import acquire, lock_place
 from separatrix.store.validations import Validations
 
 
@@ -131,6 +130,7 @@ class Store:
         self.path: Final = path
         self._zarr: Final = path / "run.zarr"
         self._lock = lock
+        self._lock_place: Final = None if lock is None else lock_place(path)
         self._root = read_root(path)
         self._states: Final = read_states(self._zarr / "shots")
         columns = shot_columns(len(self._states))
@@ -174,13 +174,14 @@ class Store:
         path = Path(path).absolute()
         require_nothing_at(path)
         draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
-        texts = {"config.toml": config_toml, "system/system.xml": system_xml, "system/topology.pdb": topology_pdb}
+        texts = {CONFIG: config_toml, SYSTEM: system_xml, TOPOLOGY: topology_pdb}
         try:
             with disk_errors(path):
                 for name, text in texts.items():
                     if text is not None:
                         (draft / name).parent.mkdir(parents=True, exist_ok=True)
                         (draft / name).write_text(text, encoding="utf-8")
+                write_sums(draft, [name for name, text in texts.items() if text is not None])
                 create_arrays(draft / "run.zarr", list(feature_names), list(cv_names), list(state_names))
                 if starts:
                     write_starts(draft / "run.zarr" / "starts", starts)
@@ -224,9 +225,8 @@ class Store:
         self._models = self._committed.models
         if lock is not None:
             try:
-                shutil.rmtree(self.path / "pending", ignore_errors=True)
-                (self.path / "pending").mkdir(exist_ok=True)
-                self._trim()
+                if lock_place(self.path) == self._lock_place:
+                    self._clean()
             finally:
                 lock.release()
 
@@ -251,7 +251,8 @@ class Store:
     @property
     def system_xml(self) -> str:
         """The simulated system as OpenMM serialised it."""
-        file = self.path / "system" / "system.xml"
+        file = self.path / SYSTEM
+        check_files(self.path, SYSTEM)
         try:
             return file.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
@@ -463,7 +464,8 @@ class Store:
         arrays = {name: value for name, value in report.items() if isinstance(value, np.ndarray)}
         folder = self.path / f"pending/model-{uuid.uuid4().hex[:12]}"
         with disk_errors(self.path, self._committed.shots), _whole(folder):
-            create_group(folder, {name: value for name, value in report.items() if name not in arrays})
+            values = {name: value for name, value in report.items() if name not in arrays}
+            create_group(folder, values, ["weights", *arrays])
             write_array(folder / "weights", np.frombuffer(data, np.uint8), ("byte",), {})
             for name, array in arrays.items():
                 write_array(folder / name, array, tuple(f"{name}_{axis}" for axis in range(array.ndim)), {})
@@ -471,8 +473,18 @@ class Store:
         self._models = version + 1
 
     def model_versions(self) -> list[int]:
-        """Return the versions of the models that exist, in ascending order."""
-        return [version for version in numbers(self._zarr / "models") if version < self._models]
+        """Return the versions of the models that exist, in ascending order.
+
+        Raises
+        ------
+        StoreError
+            The newest is gone.
+        """
+        versions = [version for version in numbers(self._zarr / "models") if version < self._models]
+        if self._models and self._models - 1 not in versions:
+            folder = self._zarr / "models"
+            raise StoreError(f"the run is damaged: there is no model {self._models - 1} in {folder}; {RESTORE}")
+        return versions
 
     def model(self, version: int) -> bytes:
         """Return the model itself.
@@ -482,7 +494,10 @@ class Store:
         StoreError
             There is no such model.
         """
-        return self._read_model(version)[0]["weights"].tobytes()
+        arrays = self._read_model(version)[0]
+        if "weights" not in arrays:  # a run of before did not say what it holds
+            raise StoreError(f"the run is damaged: no weights in {self._zarr / 'models' / str(version)}; {RESTORE}")
+        return arrays["weights"].tobytes()
 
     def model_report(self, version: int) -> dict[str, Any]:
         """Return the report written with a model.
@@ -503,7 +518,7 @@ class Store:
     def log(self, event: str, **data: Any) -> None:
         """Append a line of JSON to ``RUN/log.jsonl``: the unix time, the event, and its data as plain values."""
         self._require_writable()
-        line = json.dumps(plain({"time": time.time(), "event": event, **data}), allow_nan=False) + "\n"
+        line = sealed(plain({"time": time.time(), "event": event, **data})) + "\n"
         with disk_errors(self.path, self._committed.shots):
             append_line(self.path / "log.jsonl", line)
 
@@ -515,6 +530,11 @@ class Store:
     def _require_writable(self) -> None:
         if self._lock is None:
             raise StoreError(f"the run at {self.path} is not open for writing")
+        if lock_place(self.path) != self._lock_place:
+            raise StoreError(
+                f"{self.path} was moved, deleted or replaced by another run while it was being written; nothing more "
+                "is written there"
+            )
 
     def _packed_frames(self) -> dict[str, NDArray[Any]]:
         features, cvs, offsets = zip(*self._new_frames, strict=True)
@@ -535,6 +555,12 @@ class Store:
         with disk_errors(self.path, self._committed.shots):
             self._shots.trim(self._committed.shots, self._scratch)
             self._frames.trim(self._committed.frames, self._scratch)
+
+    def _clean(self) -> None:
+        with disk_errors(self.path, self._committed.shots):
+            shutil.rmtree(self.path / "pending", ignore_errors=True)
+            (self.path / "pending").mkdir(exist_ok=True)
+            self._trim()
 
     def _recover(self) -> None:
         """Drop what was not committed."""

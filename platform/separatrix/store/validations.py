@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from separatrix.errors import StoreError
 from separatrix.records import Configurations
 from separatrix.store.arrays import (
-    RESTORE,
-    Json,
     Table,
+    create_checksums,
     create_column,
     create_group,
     disk_errors,
@@ -36,6 +35,7 @@ from separatrix.store.arrays import (
     restored,
     write_array,
 )
+from separatrix.store.checksums import RESTORE, Json
 from separatrix.store.layout import numbers
 
 OUTCOME_COLUMNS: Final[dict[str, tuple[str, str, str]]] = {
@@ -210,6 +210,7 @@ class Validations:
         draft = self._run / "pending" / f"validation-{uuid.uuid4().hex[:12]}"
         try:
             with disk_errors(self._run):
+                draft.mkdir()
                 if not self._folder.is_dir():
                     create_group(draft / "validations", {})
                     (draft / "validations").rename(self._folder)
@@ -221,13 +222,12 @@ class Validations:
 
 
 def _write(folder: Path, configurations: Configurations, settings: Json) -> None:
-    create_group(folder, {"settings": settings, "model": configurations.model, "committed": 0})
-    for name, dimensions in _ARRAYS.items():
-        array = getattr(configurations, name)
-        if array is not None:
-            attributes = {"units": _UNITS[name]} if name in _UNITS else {}
-            write_array(folder / name, array, dimensions, attributes)
+    arrays = {name: array for name in _ARRAYS if (array := getattr(configurations, name)) is not None}
+    create_group(folder, {"settings": settings, "model": configurations.model, "committed": 0}, arrays)
+    for name, array in arrays.items():
+        write_array(folder / name, array, _ARRAYS[name], {"units": _UNITS[name]} if name in _UNITS else {})
     create_group(folder / "outcomes", {})
     for name, (dtype, units, meaning) in OUTCOME_COLUMNS.items():
         about: Json = {"long_name": meaning} | ({"units": units} if units else {})
         create_column(folder / "outcomes" / name, dtype, (0,), _ROWS_PER_CHUNK, ("outcome",), about)
+    create_checksums(folder / "outcomes", _ROWS_PER_CHUNK, "outcome")
