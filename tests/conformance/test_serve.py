@@ -14,6 +14,7 @@ import importlib
 import io
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -365,6 +366,31 @@ def test_ctrl_c_stops_every_session_with_all_committed(starter, serve, runs, mon
     steps = committed(runs / "first")
     code, text = starter.run("run", runs / "first", "--steps", steps + 1, "--workers", 0, "--platform", "Reference")
     assert (code, committed(runs / "first")) == (0, steps + 1), text
+
+
+@pytest.mark.slow
+def test_a_server_killed_twenty_times_at_random_moments_loses_nothing_committed(starter, serve, runs):
+    rng, path, hit = random.Random(20), runs / "first", 0  # noqa: S311
+    before = Store.open(path).shots()
+    for kill in range(20):
+        server = serve(runs, "--max-workers", 1, quiet=False)
+        Browser(server.url).control("start", steps=10**6, workers=kill % 2)
+        had = len(before["q"])
+        if kill % 4:
+            wait_for(lambda had=had: committed(path) > had)
+        time.sleep(rng.uniform(0, 1))
+        os.kill(server.process, signal.SIGKILL)
+        assert server.wait() == -signal.SIGKILL
+        wait_for(lambda server=server: not processes(server.process))
+        after = Store.open(path).shots()
+        for name, column in before.items():
+            assert (after[name][: len(column)] == column).all(), name
+        assert Reader(path).status().state in (RunState.INTERRUPTED, RunState.NEW)
+        hit += len(after["q"]) > had
+        before = after
+    assert hit >= 15
+    code, text = starter.run("run", path, "--steps", len(before["q"]) + 5, "--workers", 0, "--platform", "Reference")
+    assert (code, committed(path)) == (0, len(before["q"]) + 5), text
 
 
 def test_a_polite_request_to_terminate_is_no_error(serve, runs):

@@ -147,6 +147,26 @@ def test_watchers_hear_of_commits_within_a_second_and_no_more_when_they_left(tmp
         hub.close()
 
 
+def test_a_run_deleted_under_its_viewers_leaves_them_what_they_saw_and_others_go_on(landscape_run, empty_run, tmp_path):
+    gone, other = shutil.copytree(landscape_run, tmp_path / "gone"), shutil.copytree(empty_run, tmp_path / "other")
+    hub = Hub(tmp_path)
+    try:
+        feeds = [hub.feed(path) for path in (gone, other)]
+        query = Query(key="n", compute=lambda feed, snapshot: snapshot.n_shots)
+        listeners = [Listener(feed, query) for feed in feeds]
+        for listener in listeners:
+            hub.add(listener)
+        assert [hub.result(feed, query) for feed in feeds] == [(True, 300), (True, 0)]
+        shutil.rmtree(gone)
+        wait_until(lambda: gone not in hub._feeds)
+        assert feeds[0].snapshot.n_shots == len(feeds[0].snapshot.shots["chain"]) == 300
+        Session.open(other).run(20, workers=0, platform="Reference", progress=False)
+        wait_until(lambda: any(results.get("n") == 20 for results in listeners[1].results))
+        assert [run.name for run in hub.runs()] == ["other"]
+    finally:
+        hub.close()
+
+
 def test_the_gallery_finds_runs_new_ones_and_damaged_ones(landscape_run, empty_run, tmp_path):
     shutil.copytree(landscape_run, tmp_path / "group" / "one")
     shutil.copytree(empty_run, tmp_path / "two")
