@@ -17,6 +17,10 @@ LARGEST = 2**28
 class Page:
     """A page that is open, as far as its server can tell.
 
+    Parameters
+    ----------
+    headers : of its requests, such as cookies
+
     Attributes
     ----------
     steps, state : what its head tells
@@ -24,8 +28,8 @@ class Page:
     answers : messages in which a control was taken out of or into use, as a click is answered at once
     """
 
-    def __init__(self, url, address):
-        self.url, self.address = url, address
+    def __init__(self, url, address, headers=None):
+        self.url, self.address, self.headers = url, address, headers or {}
         self.steps, self.state, self.updates, self.answers = 0, "", 0, 0
         self.contents, self.changed = {}, asyncio.Event()
         self._numbers = count()
@@ -34,7 +38,7 @@ class Page:
         html = await asyncio.to_thread(self._fetch)
         token = re.search(r'"token":"([^"]+)"', html)[1]
         path = "/".join(filter(None, [self.url.replace("http", "ws"), self.address.partition("?")[0], "ws"]))
-        request = HTTPRequest(path)
+        request = HTTPRequest(path, headers=self.headers)
         self._socket = await websocket_connect(
             request, subprotocols=["bokeh", token], max_message_size=LARGEST, ping_interval=None
         )
@@ -55,7 +59,8 @@ class Page:
         await self._tell("document_ready", {})
 
     def _fetch(self):
-        with urllib.request.urlopen(f"{self.url}/{self.address}") as answer:  # noqa: S310
+        request = urllib.request.Request(f"{self.url}/{self.address}", headers=self.headers)  # noqa: S310
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
             return answer.read().decode()
 
     async def _send(self, kind, content):

@@ -179,9 +179,20 @@ class Hub:
         if self.folder is None:
             return Path(path).absolute()
         folder = Path(os.path.normpath(self.folder / path))
-        if not folder.is_relative_to(self.folder) or not folder.resolve().is_relative_to(self.folder.resolve()):
+        try:
+            leaves = not folder.resolve().is_relative_to(self.folder.resolve())
+        except ValueError:  # a zero byte, which no path has
+            leaves = True
+        if leaves or not folder.is_relative_to(self.folder):
             raise SeparatrixError(f"expected a run below {self.folder}, got {str(path)!r}")
         return folder
+
+    def words(self, error: Exception) -> str:
+        """Return what an error says, without the server's own folder: whoever looks at a page knows names alone."""
+        text = str(error)
+        for folder in () if self.folder is None else (self.folder, self.folder.resolve()):
+            text = text.replace(f"{folder}{os.sep}", "").replace(f"{folder}", "the folder of this server")
+        return text
 
     def runs(self) -> tuple[RunSnapshot | UnreadableRun, ...]:
         """Return every run below the folder as last seen, the readable ones first in the order of their names."""
@@ -356,7 +367,7 @@ class Hub:
         try:
             return feed.refresh()
         except (SeparatrixError, OSError) as error:
-            self._forget(feed, str(error))
+            self._forget(feed, self.words(error))
             return True
 
     def _forget(self, feed: Feed, error: str) -> None:
@@ -442,7 +453,7 @@ class Hub:
         except Exception as error:  # noqa: BLE001 - shown in the place of the result
             if not isinstance(error, SeparatrixError):
                 _LOG.exception("%s of %s", query.key, feed.name)
-            value = Failure(message=str(error) or type(error).__name__)
+            value = Failure(message=self.words(error) or type(error).__name__)
         with self._lock:
             self._results[feed, query.key] = mark, value
         return value
@@ -463,7 +474,7 @@ class Hub:
             try:
                 self.feed(path)
             except (SeparatrixError, OSError) as error:
-                self._unreadable[path] = _unreadable(path, self._name(path), str(error))
+                self._unreadable[path] = _unreadable(path, self._name(path), self.words(error))
             else:
                 self._unreadable.pop(path, None)
 

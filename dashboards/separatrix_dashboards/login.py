@@ -16,10 +16,10 @@ from bokeh.server.util import check_allowlist
 from jinja2 import Environment
 from panel import config
 from panel.auth import BasicAuthProvider, OAuthProvider
-from panel.io.server import AutoloadJsHandler
 from tornado.web import HTTPError, RequestHandler
 
 from separatrix_dashboards.access import Throttle, User, Users
+from separatrix_dashboards.doors import is_encrypted, network_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +30,18 @@ _PAGE = Environment(autoescape=True).from_string(
     (files("separatrix_dashboards") / "pages" / "login.html").read_text(encoding="utf-8")
 )
 _STAMP_COOKIE = "separatrix-stamp"
-_COOKIES = ("user", "id_token", "access_token", "refresh_token", "oauth_expiry", "is_guest", _STAMP_COOKIE)
+_KNOWN_COOKIE = "separatrix-known"
+_KNOWN_DAYS = 90
+_COOKIES = (
+    "user",
+    "id_token",
+    "access_token",
+    "refresh_token",
+    "oauth_expiry",
+    "is_guest",
+    _STAMP_COOKIE,
+    _KNOWN_COOKIE,
+)
 _LONGEST_INPUT = 1000
 _LONGEST_LINE = 8
 _LONGEST_WAIT: Final = {"address": 30.0, "user": 4.0}
@@ -71,7 +82,7 @@ class PasswordProvider(BasicAuthProvider):
             user = self._users.find(name)
             stamp = handler.get_secure_cookie(_STAMP_COOKIE, max_age_days=config.oauth_expiry)
             if user is None or stamp is None or not hmac.compare_digest(stamp, user.stamp.encode()):
-                return _nobody(handler)
+                return None
             return name
 
         return get_user
@@ -119,7 +130,7 @@ class ListedOAuthProvider(OAuthProvider):
             if name is not None and self._users.find(name) is None:
                 _LOG.warning("%s signed in, but is not in %s", name, self._users.file)
                 raise HTTPError(403, reason="You are signed in, but not on the list of users of this server")
-            return name or _nobody(handler)
+            return name
 
         return get_user
 
@@ -146,12 +157,6 @@ class _Desk:
             return await asyncio.wrap_future(self._verifier.submit(verify, name, password))
         finally:
             self._waiting -= 1
-
-
-def _nobody(handler: RequestHandler) -> None:
-    """Return None, the user who is asked to sign in; but a script that embeds a page elsewhere cannot be asked."""
-    if isinstance(handler, AutoloadJsHandler):
-        raise HTTPError(403)
 
 
 class LoginHandler(RequestHandler):
@@ -192,26 +197,36 @@ class LoginHandler(RequestHandler):
         self.redirect("." + _local(self.get_body_argument("next", "/")))
 
     def _keys(self, name: str) -> dict[str, str]:
-        """Return what attempts are counted by; all who come through a proxy on this machine share its address."""
-        address = self.request.remote_ip or ""
-        local = address in ("", "::1") or address.startswith("127.")
-        return {"user": name} | ({} if local else {"address": address})
+        """Return what attempts are counted by.
+
+        A browser in which this user signed in before is counted by itself, so that strangers who guess the user's
+        password cannot keep the user waiting there (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
+        """
+        if self.get_secure_cookie(_KNOWN_COOKIE, max_age_days=_KNOWN_DAYS) == name.encode():
+            return {"user": f"known: {self.get_cookie(_KNOWN_COOKIE)}"}
+        network = network_of(self.request)
+        return {"user": name} | ({"address": network} if network else {})
 
     def _sign_in(self, name: str, stamp: str) -> None:
-        for cookie, value in (("user", name), (_STAMP_COOKIE, stamp)):
+        days = {_KNOWN_COOKIE: _KNOWN_DAYS}
+        for cookie, value in (("user", name), (_STAMP_COOKIE, stamp), (_KNOWN_COOKIE, name)):
             self.set_secure_cookie(
                 cookie,
                 value,
-                expires_days=config.oauth_expiry,
+                expires_days=days.get(cookie, config.oauth_expiry),
                 path=config.cookie_path,
                 httponly=True,
                 samesite="Lax",  # other sites neither post with it nor open a websocket with it
-                secure=self.request.protocol == "https",
+                secure=is_encrypted(self.request),
             )
 
     def _check_origin(self) -> None:
         """Let no other site sign somebody in."""
-        origin = urlsplit(self.request.headers.get("Origin", "")).netloc.lower()
+        given = self.request.headers.get("Origin", "")
+        try:
+            origin = urlsplit(given).netloc.lower() or given  # "null" from the frame of a site that hides what it is
+        except ValueError:
+            origin = given
         known = {self.request.host.lower(), *self.application.websocket_origins}  # type: ignore[attr-defined]
         if origin and not check_allowlist(origin, known):
             raise HTTPError(403, reason="This form was sent by another site")
@@ -246,6 +261,5 @@ def _local(url: str) -> str:
     >>> _local("/run?path=a"), _local("//evil.example/"), _local("https://evil.example/")
     ('/run?path=a', '/', '/')
     """
-    parts = urlsplit(url)
     strange = "\\" in url or not url.isprintable() or not url.startswith("/") or url.startswith("//")
-    return "/" if strange or parts.scheme or parts.netloc else url
+    return "/" if strange else url

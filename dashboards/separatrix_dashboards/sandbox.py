@@ -134,6 +134,9 @@ class _VisitHub(Hub):
     def runs(self) -> tuple[RunSnapshot | UnreadableRun, ...]:
         return self._prepared.runs()
 
+    def words(self, error: Exception) -> str:
+        return self._prepared.words(error).replace(f"{self._visits}{os.sep}", "")
+
     def feed(self, path: Path | str) -> Feed:
         return super().feed(path) if Path(path).is_relative_to(self._visits) else self._prepared.feed(path)
 

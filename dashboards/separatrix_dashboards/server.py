@@ -264,28 +264,15 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
     from bokeh.settings import settings  # noqa: PLC0415
     from panel.io.resources import COMPONENT_PATH  # noqa: PLC0415
     from panel.io.server import get_server  # noqa: PLC0415
-    from tornado.web import OutputTransform  # noqa: PLC0415
+
+    from separatrix_dashboards import doors  # noqa: PLC0415
 
     from separatrix_dashboards.documents import contain_errors  # noqa: PLC0415
 
     contain_errors()
     settings.simple_ids = True  # said once: Bokeh else looks into the environment for every array it sends
     settings.resources = "server"  # whatever the environment says: no page may ask another host for anything
-    framers = " ".join(["'self'", *(urlsplit(origin).netloc or origin for origin in options.origins)])
-    headers = {
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "same-origin",
-        # Nobody is led to press our buttons in a frame of another site; JupyterLab's proxy is the same site.
-        "Content-Security-Policy": f"frame-ancestors {framers}",
-    }
-
-    class SafeHeaders(OutputTransform):
-        def transform_first_chunk(self, status: int, found: Any, chunk: bytes, finishing: bool) -> Any:  # noqa: ARG002
-            for name, value in headers.items():
-                found[name] = value
-            return status, found, chunk
-
-    cookies, transforms = ["user", LIGHTS], [SafeHeaders]
+    cookies, transforms = ["user", LIGHTS], [_safe_headers(options)]
     if workspace.sandbox is not None:
         from separatrix_dashboards.visitors import VisitorCookie  # noqa: PLC0415
 
@@ -297,7 +284,7 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
         provider = _provider(workspace.users, options.oauth)
         patterns += provider.patterns()
         access = {"auth_provider": provider, "cookie_secret": _cookie_secret()}
-    with _address_errors(options), _own_interrupts():
+    with _address_errors(options), _own_interrupts(), doors.narrow_doors():
         server = get_server(
             dict(routes),
             port=options.port,
@@ -310,12 +297,40 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
             include_cookies=cookies,  # other cookies, such as those of OAuth, have no business in a page
             exclude_headers=["Authorization", "Cookie"],
             check_unused_sessions_milliseconds=CHECK_MS,
+            websocket_max_message_size=doors.MAX_MESSAGE,
+            http_server_kwargs={
+                "max_body_size": doors.MAX_BODY,
+                "idle_connection_timeout": doors.SILENT_SECONDS,
+                "body_timeout": doors.SILENT_SECONDS,
+            },
             **access,
         )
     origins = server._tornado.websocket_origins  # noqa: SLF001 - the port is known only now
     origins.clear()
     origins.update(own_origins(options.address, server.port, options.origins))
     return server
+
+
+def _safe_headers(options: Options) -> type[Any]:
+    """Return what adds to every answer how browsers should be careful with it."""
+    from tornado.web import OutputTransform  # noqa: PLC0415
+
+    framers = " ".join(["'self'", *(urlsplit(origin).netloc or origin for origin in options.origins)])
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        # Nobody is led to press our buttons in a frame of another site; JupyterLab's proxy is the same site.
+        # Of scripts nothing can be said: Panel's own stand in its pages, and its components are made of text.
+        "Content-Security-Policy": f"frame-ancestors {framers}; base-uri 'self'; form-action 'self'; object-src 'none'",
+    }
+
+    class SafeHeaders(OutputTransform):
+        def transform_first_chunk(self, status: int, found: Any, chunk: bytes, finishing: bool) -> Any:  # noqa: ARG002
+            for name, value in headers.items():
+                found[name] = value
+            return status, found, chunk
+
+    return SafeHeaders
 
 
 @contextlib.contextmanager
@@ -339,7 +354,12 @@ def _component_handler() -> type[Any]:
         def parse_url_path(self, path: str) -> str:
             if path.partition("/")[0] not in sys.modules:
                 raise HTTPError(404)
-            return super().parse_url_path(path)
+            try:
+                return super().parse_url_path(path)
+            except HTTPError:
+                raise
+            except Exception:  # noqa: BLE001 - what a module holds need not be a component
+                raise HTTPError(404) from None
 
     return LoadedComponents
 
@@ -490,7 +510,7 @@ def _quiet_logs() -> None:
     websockets = logging.getLogger("bokeh.server.views.ws")
     websockets.setLevel(logging.ERROR)  # else a line for each page that is closed while it is written to
     websockets.addFilter(_rephrase)
-    logging.getLogger("tornado.application").addFilter(_shorten)
+    logging.getLogger("bokeh.protocol").setLevel(logging.CRITICAL)  # else all that somebody sends in place of a header
     logging.getLogger("asyncio").addFilter(_is_news)
 
 
@@ -498,14 +518,6 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Leave out that a page was closed while it was being written to."""
     error = record.exc_info[1] if record.exc_info else None
     return type(error).__name__ not in ("WebSocketClosedError", "StreamClosedError")
-
-
-def _shorten(record: logging.LogRecord) -> bool:
-    """Say in a line what Bokeh raises about a page of an earlier server that is still open, and tries to go on."""
-    error = record.exc_info[1] if record.exc_info else None
-    if type(error).__name__ == "ProtocolError":
-        record.msg, record.args, record.exc_info = f"refused a websocket: {error}; reload the page", (), None
-    return True
 
 
 def _rephrase(record: logging.LogRecord) -> bool:

@@ -10,6 +10,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import OutputTransform
 
 from separatrix_dashboards.access import VISITOR
+from separatrix_dashboards.doors import is_encrypted
 
 _PAGES = frozenset(("", "run", "compare", "try"))
 
@@ -24,12 +25,12 @@ class VisitorCookie(OutputTransform):
     def __init__(self, request: HTTPServerRequest) -> None:
         self._new = ""
         given = request.cookies.get(VISITOR)
-        if given is not None and re.fullmatch(r"[\w-]{32}", given.value):
+        if given is not None and re.fullmatch(r"[\w-]{32}", given.value, re.ASCII):
             return
         request.cookies.pop(VISITOR, None)
         if request.method == "GET" and request.path.rpartition("/")[2] in _PAGES:
             self._new = request.cookies[VISITOR] = secrets.token_urlsafe(24)
-            self._secure = "; Secure" if request.protocol == "https" else ""
+            self._secure = "; Secure" if is_encrypted(request) else ""
 
     def transform_first_chunk(
         self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool

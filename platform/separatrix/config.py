@@ -5,15 +5,24 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from separatrix.errors import ConfigError
+
+MAX_TOML_BYTES: Final = 8 * 2**20
+
+_MAX_PARTS: Final = 32
+# Python's parser takes the square of the time for a key of many parts: a.a.a.a
+_LONG_KEY: Final = re.compile(
+    rf"""(?<![\w.'"-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_MAX_PARTS - 1}}}"""
+)
 
 Point = tuple[float, float, float]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -373,13 +382,40 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            octets = file.read(MAX_TOML_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; expected a TOML configuration") from None
     except (IsADirectoryError, PermissionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML configuration") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(octets) > MAX_TOML_BYTES:
+        raise ConfigError(f"{path}: expected a TOML configuration of {MAX_TOML_BYTES // 2**20} MiB at most, found more")
+    try:
+        return parse_toml(octets.decode(), str(path))
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def parse_toml(text: str, where: str = "configuration") -> dict[str, Any]:
+    """Return TOML as plain data.
+
+    Raises
+    ------
+    ConfigError
+        If it is none, or nested so deeply that it would take the parser's time or stack.
+
+    Examples
+    --------
+    >>> parse_toml("sampling.chains = 2")
+    {'sampling': {'chains': 2}}
+    """
+    if _LONG_KEY.search(text):
+        raise ConfigError(f"{where}: not valid TOML: expected keys of fewer than {_MAX_PARTS} parts, found one of more")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid TOML: it is nested too deeply") from None
+    except ValueError as error:  # beside the parser's own, that of a number with thousands of digits
+        raise ConfigError(f"{where}: not valid TOML: {error}") from None
 
 
 def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -421,21 +457,21 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
     for override in overrides:
         key, separator, text = override.partition("=")
         names = [name.strip() for name in key.split(".")]
-        if not separator or not all(names):
-            raise ConfigError(f"--set {override!r}: expected section.key=value, such as sampling.chains=2")
+        if not separator or not all(names) or len(names) > _MAX_PARTS:
+            raise ConfigError(f"--set {override[:80]!r}: expected section.key=value, such as sampling.chains=2")
         table = result
         for name in names[:-1]:
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
+                raise ConfigError(f"--set {override[:80]!r}: {name[:80]!r} is a value, not a section")
         table[names[-1]] = _literal(text.strip())
     return result
 
 
 def _literal(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ConfigError:
         return text
 
 

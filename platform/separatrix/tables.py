@@ -24,6 +24,8 @@ from separatrix.records import FloatArray, IntArray
 
 ENDINGS: Final = (".csv", ".parquet", ".npz")
 MAX_COUNT: Final = 2**31 - 1
+MAX_UNPACKED: Final = 2 * 2**30
+"""Bytes that a packed table may hold: a file of some kilobytes could unfold without end."""
 
 _DELIMITERS: Final = (",", ";", "\t")
 _SINGLE_PRECISION: Final = float(np.finfo(np.float32).max)
@@ -74,7 +76,7 @@ def read_table(file: Path) -> dict[str, NDArray[Any]]:
     try:
         columns = reader(file)
     except OSError as error:
-        raise TableError(f"{file}: cannot be read: {error.strerror or error}") from error
+        raise TableError(f"{file}: cannot be read: {error.strerror or _brief(error)}") from error
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         (first, n), (other, m) = next(
@@ -126,9 +128,13 @@ def _read_csv(file: Path) -> dict[str, NDArray[Any]]:
 def _read_parquet(file: Path) -> dict[str, NDArray[Any]]:
     arrow = _arrow(file)
     try:
-        table = arrow.read_table(file)
-    except (ValueError, KeyError) as error:  # pyarrow's own errors are values
-        raise TableError(f"{file}: expected a Parquet file: {' '.join(str(error).split())}") from None
+        with arrow.ParquetFile(file) as packed:
+            _check_unpacked(file, packed.metadata.num_rows * packed.metadata.num_columns * 8)
+            table = packed.read()
+    except (TableError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - pyarrow raises whatever it runs into
+        raise TableError(f"{file}: expected a Parquet file: {_brief(error)}") from None
     names = [name for name in table.column_names if not _PANDAS_INDEX.fullmatch(name)]
     _check_names(file, names)
     return {name: _plain(table.column(name).to_pandas().to_numpy()) for name in names}
@@ -137,19 +143,38 @@ def _read_parquet(file: Path) -> dict[str, NDArray[Any]]:
 def _read_npz(file: Path) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     try:
+        with zipfile.ZipFile(file) as packed:
+            _check_unpacked(file, sum(entry.file_size for entry in packed.infolist()))
         with np.load(file, allow_pickle=False) as arrays:
-            for name in arrays.files:
+            names = list(arrays.files)
+            for name in names:
                 columns[name] = arrays[name]
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise TableError(f"{file}: expected an npz file of plain arrays: {error}") from None
-    for name, values in columns.items():
-        if values.ndim != 1:
+        shapes = {name: values.shape for name, values in columns.items()}
+    except (TableError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - numpy and zipfile raise whatever they run into
+        raise TableError(f"{file}: expected an npz file of plain arrays: {_brief(error)}") from None
+    for name, shape in shapes.items():
+        if len(shape) != 1:
             raise TableError(
-                f"{file}: expected a one-dimensional array for every column, found shape {values.shape} in {name!r}; "
+                f"{file}: expected a one-dimensional array for every column, found shape {shape} in {name!r}; "
                 "give each of its columns a name of its own"
             )
-    _check_names(file, list(columns))
+    _check_names(file, names)
     return columns
+
+
+def _check_unpacked(file: Path, size: int) -> None:
+    if size > MAX_UNPACKED:
+        raise TableError(
+            f"{file}: expected a table of {MAX_UNPACKED // 2**20:,} MiB at most once it is unpacked, found "
+            f"{size // 2**20:,} MiB; leave out rows or columns, or give it as CSV"
+        )
+
+
+def _brief(error: Exception) -> str:
+    """Return in a line what a library says."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _plain(values: NDArray[Any]) -> NDArray[Any]:

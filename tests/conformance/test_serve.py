@@ -291,7 +291,7 @@ def test_without_a_login_this_machine_is_served_and_other_sites_are_not(serve, r
     assert status == 200
     assert not re.findall(r"https?://(?!127\.0\.0\.1|www\.w3\.org)[^\s\"'<>]+", text), "nothing comes from elsewhere"
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Content-Security-Policy"] == "frame-ancestors 'self'"
+    assert headers["Content-Security-Policy"].startswith("frame-ancestors 'self';")
     token = token_of(text)
     assert "secret" not in str(get_token_payload(token))
     assert browser.control("look") == "None is operator, 0 busy"
@@ -304,14 +304,14 @@ def test_without_a_login_this_machine_is_served_and_other_sites_are_not(serve, r
         assert knock(server, token, Origin=origin) == 403
     assert "--allow-origin evil.example" in server.text
     forged = generate_jwt_token(generate_session_id(), extra_payload={"headers": {}, "cookies": {}, "arguments": {}})
-    assert knock(server, forged) == "closed", "what a page's token says, the server must have said"
+    assert knock(server, forged) == 403, "what a page's token says, the server must have said"
     assert browser.get("/components/antigravity/A/__css__/b")[0] == 404, "an address must not import modules"
 
 
 def test_a_proxy_is_let_in_when_it_is_named(serve, runs):
     server = serve(runs, "--allow-origin", "https://runs.example.org", "--allow-origin", "http://lab:8080")
     _, _, headers, text = Browser(server.url).get("/")
-    assert headers["Content-Security-Policy"] == "frame-ancestors 'self' runs.example.org lab:8080"
+    assert headers["Content-Security-Policy"].startswith("frame-ancestors 'self' runs.example.org lab:8080;")
     for origin in ("https://runs.example.org", "http://lab:8080", server.url):
         assert knock(server, token_of(text), Origin=origin) is None
 
@@ -413,7 +413,7 @@ def test_with_a_login_nothing_is_shown_before(serve, runs, users):
     assert server.host == f"http://{socket.gethostname()}"
     assert "warning: passwords and pages travel unencrypted" in server.text
     browser = Browser(server.url)
-    assert browser.get("/autoload.js?bokeh-autoload-element=a")[0] == 403
+    assert browser.get("/autoload.js?bokeh-autoload-element=a")[0] == 404
     for path in ("/", LOOK, "/control/"):
         status, address, headers, text = browser.get(path)
         assert (status, urllib.parse.urlsplit(address).path) == (200, "/login"), path
@@ -552,7 +552,7 @@ def test_with_oauth_the_listed_come_in(serve, runs, tmp_path, provider):
     assert title(come("ben@example.org")[2]) == "ben@example.org is viewer, 0 busy"
     stranger, status, text = come("stranger@example.org")
     assert (status, "token" in text) == (403, False)
-    assert stranger.get("/autoload.js?bokeh-autoload-element=a")[0] == 403
+    assert stranger.get("/autoload.js?bokeh-autoload-element=a")[0] == 404
     assert knock(server, token_of(anna.get("/")[3]), Cookie=stranger.cookie) == 403
     _, status, text = come(None)
     assert (status, title(text)) == (401, "Not signed in · Separatrix")

@@ -139,7 +139,7 @@ class ComparePage:
             try:
                 feed = self._hub.feed(name)
             except (SeparatrixError, OSError) as error:
-                problems.append(f'<div class="sx-problem">{escaped(error)}</div>')
+                problems.append(f'<div class="sx-problem">{escaped(self._hub.words(error))}</div>')
                 continue
             if feed.snapshot.config.table is None:
                 self._feeds[name] = feed

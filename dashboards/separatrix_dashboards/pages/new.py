@@ -14,6 +14,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
+from separatrix.config import parse_toml
 from separatrix.equilibration import EquilibrationProgress
 from separatrix.errors import ConfigError, RunExistsError, SeparatrixError
 from separatrix.progress import equilibration_in_words
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 LARGEST_TOML: Final = 2**20
 """Bytes of a configuration that is taken."""
 LONGEST_NAME: Final = 80
+_LONGEST_TEXT: Final = 1_000
 
 _OWN: Final = "own"
 _FIRST: Final = next(iter(CATALOGUE))
@@ -75,11 +77,24 @@ class TomlUpload(pmui.FileInput):
     refusal = param.String()
 
     def _handle_msg(self, msg: Any) -> None:
-        if msg["status"] == "error":
+        status = msg.get("status") if isinstance(msg, Mapping) else None
+        if status == "error":
             self.refusal = str(msg.get("error", "the file was refused"))
-        else:
+        elif status == "upload_event" and not _is_small_file(msg):
+            self.refusal = "expected a TOML file of 1 MB at most, got something else"
+        elif status in ("upload_event", "finished", "initializing"):
             self.refusal = ""
+            if status == "upload_event":
+                self._buffer.clear()  # what was sent before and is not finished
             super()._handle_msg(msg)
+
+
+def _is_small_file(msg: Mapping[str, Any]) -> bool:
+    """Return whether a message brings a whole file that is small enough; the component itself would take any number."""
+    data, name, kind = (msg.get(key) for key in ("data", "name", "mime_type"))
+    whole = (msg.get("chunk"), msg.get("total_chunks")) == (1, 1)
+    texts = isinstance(name, str) and isinstance(kind, str) and len(name) + len(kind) <= _LONGEST_TEXT
+    return whole and texts and isinstance(data, bytes | bytearray | memoryview) and len(data) <= LARGEST_TOML
 
 
 class NewSession:
@@ -368,10 +383,7 @@ def parsed_toml(text: str, where: str = "configuration") -> dict[str, Any]:
     """
     if len(text) > LARGEST_TOML:
         raise ConfigError(f"{where}: expected a configuration of 1 MB at most, got {len(text) / LARGEST_TOML:.1f} MB")
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: not valid TOML: {error}") from None
+    return parse_toml(text, where)
 
 
 def name_problem(name: str, folder: Path) -> str:

@@ -27,7 +27,7 @@ def run_page(workspace: Workspace, role: Role) -> Viewable:
     try:
         feed = workspace.hub.feed(name)
     except (SeparatrixError, OSError) as error:
-        problem = empty(f"{escaped(error)}<br><br><a href='./'>All runs</a>")
+        problem = empty(f"{escaped(workspace.hub.words(error))}<br><br><a href='./'>All runs</a>")
         return shell(workspace, role, name, problem, first=problem.object)
     workspace.hub.look(feed)
     watch = watch_page(workspace.hub, feed, workspace.role)
