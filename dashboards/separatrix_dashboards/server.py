@@ -266,7 +266,6 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
     from panel.io.server import get_server  # noqa: PLC0415
 
     from separatrix_dashboards import doors  # noqa: PLC0415
-
     from separatrix_dashboards.documents import contain_errors  # noqa: PLC0415
 
     contain_errors()
