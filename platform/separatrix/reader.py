@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from separatrix.committor import Committor
 from separatrix.config import RunConfig, read_toml
 from separatrix.engine import read_atoms
-from separatrix.errors import AnalysisError, ConfigError, StoreError
+from separatrix.errors import AnalysisError, ConfigError, SeparatrixError, StoreError
 from separatrix.estimates import (
     Grid,
     clopper_pearson,
@@ -76,6 +76,19 @@ class Reader:
         self._store = Store.open(self.folder)
         where = self.folder / "config.toml"
         self.config = _read_config(where)
+        sources = [CONFIG] if self.config.table is not None else [CONFIG, TOPOLOGY]
+        try:
+            self._observe()
+        except SeparatrixError:
+            check_files(self.folder, *sources)  # which may be why
+            raise
+        self._check_config(where)
+        # Last: that a number is another one could not be told otherwise. The system is looked at by who simulates it.
+        check_files(self.folder, *sources)
+        self._tables = {"shots": GrowingTable(self._store.shots), "frames": GrowingTable(self._store.frames)}
+        self._models: dict[int, Committor] = {}
+
+    def _observe(self) -> None:
         self.observables: Observables | TableObservables
         if self.config.table is not None:
             self.observables = TableObservables(self.config)
@@ -83,11 +96,6 @@ class Reader:
             atoms = _read_atoms(self.folder / "system" / "topology.pdb")
             self.observables = Observables(self.config, atoms)
             self._molecules = molecules_of(atoms)
-        self._check_config(where)
-        # Last: that a number is another one could not be told otherwise. The system is looked at by who simulates it.
-        check_files(self.folder, *([CONFIG] if self.config.table is not None else [CONFIG, TOPOLOGY]))
-        self._tables = {"shots": GrowingTable(self._store.shots), "frames": GrowingTable(self._store.frames)}
-        self._models: dict[int, Committor] = {}
 
     def _check_config(self, where: Path) -> None:
         """Refuse a configuration that was changed since: what is stored would mean something else."""

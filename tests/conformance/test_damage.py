@@ -143,11 +143,14 @@ def each_damaged(path, damages):
                 (path / file).unlink()
             else:
                 (path / file).write_bytes(damaged)
-            if judge(path, file, before):
+            try:
+                is_told = judge(path, file, before)
+            finally:
+                (path / file).write_bytes(content)
+            if is_told:
                 n_told += 1
             else:
                 harmless.append(str(file))
-            (path / file).write_bytes(content)
     np.testing.assert_equal(told(path), before)
     return n_told, harmless
 
