@@ -17,7 +17,6 @@ import numpy as np
 import panel as pn
 from bokeh.core.serialization import Deserializer, Serializer
 from bokeh.document import Document
-from bokeh.io import doc as current
 from bokeh.models import ColumnDataSource, DataRange1d, Plot
 from bokeh.util.serialization import make_id
 
@@ -43,10 +42,8 @@ class Template:
     """
 
     def __init__(self, element: Element) -> None:
-        # A document of its own: that of whoever looks first would be kept. HoloViews takes the current one.
-        document = Document()
-        with current.patch_curdoc(document):
-            self._plot = hv.renderer("bokeh").get_plot(element)
+        # A document of its own: that of whoever looks first would be kept. Other modes take the current one anyhow.
+        self._plot = hv.renderer("bokeh").instance(mode="server").get_plot(element, doc=Document())
         sources = [leaf.handles["source"] for leaf in leaves(self._plot)]
         for source in sources:
             source.data = {}

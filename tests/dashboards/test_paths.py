@@ -60,12 +60,12 @@ def narrow_run(runs_folder):
         },
         "collective_variables": {"x": "x(0)"},
         "states": {"A": "x < -0.9", "B": "x > 0.9"},
-        "sampling": {"steps": 40, "max_frames": 2000},
+        "sampling": {"steps": 100, "max_frames": 2000},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparing, "_MEASURE_SECONDS", 0.05)
         session = Session.create(runs_folder / "narrow", config)
-        session.run(40, workers=0, platform="Reference", progress=False)
+        session.run(100, workers=0, platform="Reference", progress=False)
     return session.path
 
 

@@ -98,8 +98,13 @@ def test_own_variables_and_states_replace_those_of_the_system(data):
 @given(data=configurations)
 def test_the_network_sees_something_whenever_there_is_a_collective_variable(data):
     config = resolve(data)
-    seen = bool(config.descriptors.columns) or config.descriptors.internal_coordinates != "none"
-    assert seen or not config.collective_variables
+    seen = config.descriptors
+    assert (
+        seen.columns
+        or seen.symmetry_functions
+        or seen.internal_coordinates != "none"
+        or not config.collective_variables
+    )
 
 
 @given(data=configurations)

@@ -26,6 +26,7 @@ from separatrix.errors import DeviceLostError, SeparatrixError
 from separatrix.executors.base import LOSSES, WorkerExecutor, all_lost
 
 _LOOK_SECONDS: Final = 1.0
+_NOTED_SECONDS: Final = 1.0
 """Between looks at how long a task has taken."""
 
 _Task = tuple[Future[Any], tuple[Any, ...]]
@@ -279,8 +280,12 @@ class _Worker:
         if process is None:
             return None
         process.join()
-        code: int | None = process.exitcode
-        process.close()
+        # Another thread that starts a process may have waited for this one, too, and notes its code in a moment.
+        end = time.monotonic() + _NOTED_SECONDS
+        while (code := process.exitcode) is None and time.monotonic() < end:
+            time.sleep(0.001)
+        with suppress(ValueError):
+            process.close()
         return code
 
 
