@@ -25,12 +25,17 @@ MOST: Final = 400
 """Insights kept, the newest."""
 
 
-def gain_insight(run: Path, generations: int) -> None:
+def gain_insight(run: Path, generations: int) -> int:
     """Append what the newest model and the committed shots of a run tell now to its result ``insights``.
 
     An entry holds ``n_shots``, ``model_version``, ``noise_line``, ``groups`` (name, mean and std of the relevance),
     the recommended formula (``expression``, ``symbols``, ``complexity``, ``training_loss``, ``validation_loss``) and
     ``network_loss`` on the same shots.
+
+    Returns
+    -------
+    int
+        How many shots that are.
 
     Raises
     ------
@@ -44,8 +49,9 @@ def gain_insight(run: Path, generations: int) -> None:
     shots = evidence.for_formulas(ranking.inputs(None))
     formulas = find_formulas(shots, seed=seed, islands=ISLANDS, generations=generations, workers=1)
     best = recommended(formulas, shots)
+    n_shots = int(reader.columns("shots")["chain"].shape[0])
     entry = {
-        "n_shots": int(reader.columns("shots")["chain"].shape[0]),
+        "n_shots": n_shots,
         "model_version": evidence.model.version,
         "noise_line": ranking.line,
         "groups": [{"name": row.name, "mean": row.mean, "std": row.std} for row in ranking.of_groups()],
@@ -53,6 +59,7 @@ def gain_insight(run: Path, generations: int) -> None:
         "network_loss": network_loss(evidence, shots),
     }
     write_result(run, "insights", {"entries": [*insights(run), entry][-MOST:]})
+    return n_shots
 
 
 def insights(run: Path) -> list[Mapping[str, Any]]:

@@ -24,7 +24,7 @@ def wait_for(condition):
 
 def test_a_session_finds_formulas_while_it_samples_and_goes_on_from_them(tmp_path):
     session = Session.create(tmp_path / "run", MOLECULE | {"analysis": {"every": 40, "generations": 5}})
-    session.start(1_000_000, workers=1)
+    session.start(1_000_000, workers=1, shots_per_second=20.0)  # it leaves the processor to the analyses
     wait_for(lambda: len(insights(session.path)) >= 2)
     session.stop()
     first, second = insights(session.path)[:2]
