@@ -55,6 +55,10 @@ PENALTIES: Final = (1.0, 0.3, 3.0, 10.0)
 PENALTY_STEP: Final = 2.0
 """Factor between the strength in use and its challenger in every second training after that."""
 
+WORTH_A_RESTART: Final = 5e-3
+"""By how much the held-out loss per trajectory must be less after a restart: chance gives less, and what was learned is
+lost."""
+
 GOLDEN: Final = 0.6180339887498949
 
 _SMALLEST_DEVIATION: Final = 1e-30
@@ -227,10 +231,13 @@ def train(
         with _device_errors(device):
             problem = _Problem.of(data, base, held_out, device)
             fits = [_fit(problem, base, penalty, learning_rate, order_seed) for penalty in _penalties_to_try(base)]
+            best = min(fits, key=lambda fit: fit.held_out_loss)
             if restart:
                 rate = config.learning_rate
                 fits += [_fit(problem, untrained, penalty, rate, order_seed) for penalty in PENALTIES]
-    best = min(fits, key=lambda fit: fit.held_out_loss)
+                fresh = min(fits, key=lambda fit: fit.held_out_loss)
+                if fresh.held_out_loss < best.held_out_loss - WORTH_A_RESTART:
+                    best = fresh
     model = replace(base, version=version, weights=problem.layers(best.weights), penalty=best.penalty)
     training_loss, validation_loss, held_out_q = _judge(model, data, held_out)
     report = TrainingReport(
