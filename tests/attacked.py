@@ -49,6 +49,12 @@ class Attacked:
         self.port = int(found[1])
         self.url = f"http://127.0.0.1:{self.port}"
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
     @property
     def text(self):
         """What it wrote to standard error."""

@@ -308,6 +308,17 @@ class RunConfig(_Section):
         """
         return validated(cls, data, where=where)
 
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read a complete configuration, such as that of a run.
+
+        Raises
+        ------
+        ConfigError
+            It is missing, no TOML, or wrong.
+        """
+        return cls.from_data(read_toml(file), where=str(file))
+
     @property
     def dynamics(self) -> DynamicSystem:
         """What moves, and how.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.committor import Committor
-from separatrix.config import RunConfig, read_toml
+from separatrix.config import RunConfig
 from separatrix.estimates import calibration_dict, path_multiplicities
 from separatrix.records import Density, Reason
 from separatrix.rows import are_transitions
@@ -64,7 +64,7 @@ class Learner:
     def __init__(self, run: Path, device: str = "cpu") -> None:
         check_files(run, CONFIG)
         self._run, self._device = run, device
-        self._config = RunConfig.from_data(read_toml(run / "config.toml"))
+        self._config = RunConfig.read(run / CONFIG)
         self._store = Store.open(run)
         self._shots, self._frames = GrowingTable(self._store.shots), GrowingTable(self._store.frames)
 

@@ -30,7 +30,7 @@ from separatrix.rows import restore_chains, restore_model, restore_status, shot_
 from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
 from separatrix.shooting import WorkerSpec, result_of, shoot
-from separatrix.store import Store
+from separatrix.store import TOPOLOGY, Store
 from separatrix.stored_paths import StoredPaths
 from separatrix.trainer import training_due
 from separatrix.workers import TimeLimit, start_shooters, threads_each, worker_specs
@@ -179,7 +179,7 @@ class Loop:
     def _prepare(self, model: Committor, density: Density) -> None:
         config, store = self._config, self._store
         store.log("started", target=self._status.target, workers=self._resources.workers, pid=os.getpid())
-        observables = Observables(config, read_atoms(store.path / "system" / "topology.pdb"))
+        observables = Observables(config, read_atoms(store.path / TOPOLOGY))
         if self._resources.on_cluster:
             self._prepare_cluster(observables)
         else:

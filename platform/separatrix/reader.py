@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from separatrix.committor import Committor
-from separatrix.config import RunConfig, read_toml
+from separatrix.config import RunConfig
 from separatrix.engine import read_atoms
 from separatrix.errors import AnalysisError, ConfigError, SeparatrixError, StoreError
 from separatrix.estimates import (
@@ -74,7 +74,7 @@ class Reader:
     def __init__(self, path: Path | str) -> None:
         self.folder = Path(path).absolute()
         self._store = Store.open(self.folder)
-        where = self.folder / "config.toml"
+        where = self.folder / CONFIG
         self.config = _read_config(where)
         sources = [CONFIG] if self.config.table is not None else [CONFIG, TOPOLOGY]
         try:
@@ -93,7 +93,7 @@ class Reader:
         if self.config.table is not None:
             self.observables = TableObservables(self.config)
         else:
-            atoms = _read_atoms(self.folder / "system" / "topology.pdb")
+            atoms = _read_atoms(self.folder / TOPOLOGY)
             self.observables = Observables(self.config, atoms)
             self._molecules = molecules_of(atoms)
 
@@ -315,7 +315,7 @@ class Reader:
         positions : (n_frames, n_atoms, 3), nm
         box : (n_frames, 3, 3), nm, or None without one
         """
-        topology = mdtraj.load_topology(str(self.folder / "system" / "topology.pdb"))
+        topology = mdtraj.load_topology(str(self.folder / TOPOLOGY))
         if positions.shape[1] < topology.n_atoms:
             topology = topology.subset(self.solute)
         positions = self._centred(positions, box)
@@ -571,7 +571,7 @@ def _finite(value: float) -> float | None:
 
 def _read_config(file: Path) -> RunConfig:
     try:
-        return RunConfig.from_data(read_toml(file), where=str(file))
+        return RunConfig.read(file)
     except ConfigError as error:
         raise StoreError(f"the run is damaged: {error}; restore this file from a copy") from error
 

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from separatrix.config import RunConfig, read_toml
+from separatrix.config import RunConfig
 from separatrix.engine import (
     Engine,
     Half,
@@ -39,7 +39,7 @@ from separatrix.records import (
     TrajectoryTask,
     connects,
 )
-from separatrix.store import check_files, write_trajectory
+from separatrix.store import CONFIG, SYSTEM, TOPOLOGY, check_files, write_trajectory
 
 _Outcome = TypeVar("_Outcome", ShotOutcome, TrajectoryOutcome)
 
@@ -135,10 +135,10 @@ class Shooter:
     def build(cls, spec: WorkerSpec) -> Shooter:
         """Build from the files of a run."""
         check_files(spec.run)
-        config = RunConfig.from_data(read_toml(spec.run / "config.toml"), where=str(spec.run / "config.toml"))
-        system_xml = (spec.run / "system" / "system.xml").read_text()
+        config = RunConfig.read(spec.run / CONFIG)
+        system_xml = (spec.run / SYSTEM).read_text()
         engine = Engine(system_xml, config, spec.platform, spec.properties)
-        atoms = read_atoms(spec.run / "system" / "topology.pdb")
+        atoms = read_atoms(spec.run / TOPOLOGY)
         observables = Observables(config, atoms, spec.descriptor_device)
         nothing = np.zeros((0, observables.n_atoms, 3), dtype=np.float32)
         observables.features(nothing, None)  # loads what descriptors need, so that no shot has to wait for it
@@ -301,10 +301,10 @@ def join_cluster(threads: int, spec: ClusterSpec) -> ClusterShooter:
     if not os.access(spec.beacon.parent, os.W_OK):
         raise ClusterError(f"on {host} the worker may not write to {spec.beacon.parent}, where trajectories go")
     limit_mesh_threads(threads)
-    config = RunConfig.from_data(read_toml(spec.run / "config.toml"), where=str(spec.run / "config.toml"))
+    config = RunConfig.read(spec.run / CONFIG)
     names = platform_names() if spec.platform == "auto" else (spec.platform,)
     platforms = {name: platform_properties(name, threads=threads, precision=spec.precision) for name in names}
-    xml = (spec.run / "system" / "system.xml").read_text()
+    xml = (spec.run / SYSTEM).read_text()
     best = measure_platforms(xml, config, spec.start, platforms)[0]
     if best.error:
         raise EngineError(f"on {host} no platform can run this system: {best.platform}: {best.error}")

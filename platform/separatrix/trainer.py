@@ -220,11 +220,8 @@ def train(
         raise ValueError(f"expected shooting points with {n_columns} columns and {n_states} states, got {found}")
     learning_rate = scaled_learning_rate(efficiency, config)
     order_seed = int(np.random.SeedSequence([seed, version]).generate_state(1)[0])
-    untrained = Committor.untrained(
-        previous.columns, previous.states, members=config.members, seed=order_seed if restart else seed
-    )
     if previous.version == 0:
-        previous = untrained
+        previous = Committor.untrained(previous.columns, previous.states, members=config.members, seed=seed)
     with single_thread():
         base = _standardised(data.features, previous, anew=restart)
         held_out = held_out_by(data.held_together, previous.members, config.held_out)
@@ -233,6 +230,7 @@ def train(
             fits = [_fit(problem, base, penalty, learning_rate, order_seed) for penalty in _penalties_to_try(base)]
             best = min(fits, key=lambda fit: fit.held_out_loss)
             if restart:
+                untrained = Committor.untrained(base.columns, base.states, members=config.members, seed=order_seed)
                 rate = config.learning_rate
                 fits += [_fit(problem, untrained, penalty, rate, order_seed) for penalty in PENALTIES]
                 fresh = min(fits, key=lambda fit: fit.held_out_loss)

@@ -49,6 +49,7 @@ from separatrix_dashboards.access import Role, Users, add_user, hash_password
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
 
 SYSTEM = {"system": {"kind": "hummer-szabo"}, "sampling": {"chains": 2}, "committor": {"members": 1}}
+NOTHING_ELSE = "base-uri 'self'; form-action 'self'; object-src 'none'"
 PATIENCE = 60.0
 STOP_SECONDS = 15.0
 CHEAP = (2, 8, 1)
@@ -291,7 +292,7 @@ def test_without_a_login_this_machine_is_served_and_other_sites_are_not(serve, r
     assert status == 200
     assert not re.findall(r"https?://(?!127\.0\.0\.1|www\.w3\.org)[^\s\"'<>]+", text), "nothing comes from elsewhere"
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Content-Security-Policy"].startswith("frame-ancestors 'self';")
+    assert headers["Content-Security-Policy"] == f"frame-ancestors 'self'; {NOTHING_ELSE}"
     token = token_of(text)
     assert "secret" not in str(get_token_payload(token))
     assert browser.control("look") == "None is operator, 0 busy"
@@ -311,7 +312,7 @@ def test_without_a_login_this_machine_is_served_and_other_sites_are_not(serve, r
 def test_a_proxy_is_let_in_when_it_is_named(serve, runs):
     server = serve(runs, "--allow-origin", "https://runs.example.org", "--allow-origin", "http://lab:8080")
     _, _, headers, text = Browser(server.url).get("/")
-    assert headers["Content-Security-Policy"].startswith("frame-ancestors 'self' runs.example.org lab:8080;")
+    assert headers["Content-Security-Policy"] == f"frame-ancestors 'self' runs.example.org lab:8080; {NOTHING_ELSE}"
     for origin in ("https://runs.example.org", "http://lab:8080", server.url):
         assert knock(server, token_of(text), Origin=origin) is None
 

@@ -522,13 +522,15 @@ def check_failures(path, says):
     """Assert that every shot that failed was made again from the same seed; return how often that was."""
     failures = [event for event in Reader(path).log() if event["event"] == "failure"]
     assert failures
-    shots = check_run(path)["shots"]
+    shots, attempts = check_run(path)["shots"], {}
     for event in failures:
         assert says in event["error"]
         (row,) = np.flatnonzero((shots["chain"] == event["chain"]) & (shots["step"] == event["step"]))
         assert shots["seed"][row] == event["seed"]
-        assert shots["retries"][row] >= event["attempt"]
         assert shots["reason"][row] != Reason.FAILURE
+        attempts.setdefault(row, []).append(event["attempt"])
+    for row, made in attempts.items():
+        assert made == [*range(1, shots["retries"][row] + 1)]
     assert shots["retries"].sum() == len(failures)
     return len(failures)
 

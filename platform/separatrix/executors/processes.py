@@ -26,8 +26,10 @@ from separatrix.errors import DeviceLostError, SeparatrixError
 from separatrix.executors.base import LOSSES, WorkerExecutor, all_lost
 
 _LOOK_SECONDS: Final = 1.0
-_NOTED_SECONDS: Final = 1.0
 """Between looks at how long a task has taken."""
+
+_NOTED_SECONDS: Final = 1.0
+"""For another thread to note how a process ended."""
 
 _Task = tuple[Future[Any], tuple[Any, ...]]
 

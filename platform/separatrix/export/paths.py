@@ -11,6 +11,7 @@ from separatrix.estimates import path_multiplicities
 from separatrix.export.files import check_ending, whole
 from separatrix.reader import Reader
 from separatrix.rows import are_transitions
+from separatrix.store import TOPOLOGY
 from separatrix.tables import write_table
 from separatrix.trajectory import PATH_ENDINGS, write_frames, write_topology
 
@@ -54,7 +55,7 @@ def write_paths(reader: Reader, file: Path | str, *, force: bool = False) -> tup
     spacing = reader.config.sampling.stride * reader.config.dynamics.timestep / 1000.0
     with whole(file, topology, table, force=force) as folder:
         reduced = not all(reader.has_whole_path(int(row)) for row in rows)
-        source = reader.folder / "system" / "topology.pdb"
+        source = reader.folder / TOPOLOGY
         write_topology(folder / topology.name, source, reader.solute if reduced else None)
         paths = (reader.path_frames(int(row), solute=reduced) for row in rows)
         lengths = np.array(write_frames(folder / file.name, folder / topology.name, paths, spacing=spacing))

@@ -226,7 +226,9 @@ class Store:
         if lock is not None:
             try:
                 if lock_place(self.path) == self._lock_place:
-                    self._clean()
+                    with disk_errors(self.path, self._committed.shots):
+                        self._empty_pending()
+                    self._trim()
             finally:
                 lock.release()
 
@@ -556,16 +558,13 @@ class Store:
             self._shots.trim(self._committed.shots, self._scratch)
             self._frames.trim(self._committed.frames, self._scratch)
 
-    def _clean(self) -> None:
-        with disk_errors(self.path, self._committed.shots):
-            shutil.rmtree(self.path / "pending", ignore_errors=True)
-            (self.path / "pending").mkdir(exist_ok=True)
-            self._trim()
+    def _empty_pending(self) -> None:
+        shutil.rmtree(self.path / "pending", ignore_errors=True)
+        (self.path / "pending").mkdir(exist_ok=True)
 
     def _recover(self) -> None:
         """Drop what was not committed."""
-        shutil.rmtree(self.path / "pending", ignore_errors=True)
-        (self.path / "pending").mkdir(exist_ok=True)
+        self._empty_pending()
         if not (self._shots.is_even and self._frames.is_even):
             self._trim()
         for kind, limit in (("trajectories", self._committed.shots), ("models", self._committed.models)):

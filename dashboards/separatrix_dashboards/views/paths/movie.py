@@ -11,6 +11,7 @@ from bokeh.models import ColorBar, Plot
 from numpy.typing import NDArray
 
 from separatrix.estimates import landscape_energy
+from separatrix.store import TOPOLOGY
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.theme import GREY, empty
 from separatrix_dashboards.viewer import MoleculeViewer
@@ -42,7 +43,7 @@ class MoleculeMovie:
 
     def __init__(self, scope: Scope, marks: Marks) -> None:
         self._feed, self._marks = scope.feed, marks
-        pdb = (scope.feed.path / "system" / "topology.pdb").read_text()
+        pdb = (scope.feed.path / TOPOLOGY).read_text()
         self._topology, self._n_hidden = solute_alone(pdb)
         self._viewer = MoleculeViewer(height=HEIGHT)
         marks.follow(self._viewer)
