@@ -312,6 +312,10 @@ class RunConfig(_Section):
     def read(cls, file: Path) -> Self:
         """Read a complete configuration, such as that of a run.
 
+        Parameters
+        ----------
+        file : TOML
+
         Raises
         ------
         ConfigError
