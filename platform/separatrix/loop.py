@@ -161,8 +161,9 @@ class Loop:
         try:
             model, density, self._last_lesson_shots = restore_model(self._store)
             if self._status.steps < self._status.target or self._last_lesson_shots < self._store.n_shots:
-                self._prepare(model, density)
-                self._sample()
+                with self._store.in_its_place():
+                    self._prepare(model, density)
+                    self._sample()
             done = self._status.steps >= self._status.target
             self._finish(RunState.FINISHED if done else RunState.STOPPED, "")
         except SeedingStoppedError as stopped:
@@ -416,7 +417,7 @@ class Loop:
     def _analyse(self) -> None:
         if self._analyst is None or self._status.model_version == 0:
             return
-        error = self._analyst.look(self._store.n_shots)
+        error = self._analyst.look(self._store.committed.shots)  # it sees no others
         if error is not None:
             self._store.log("analysis failed", n_shots=self._store.n_shots, error=f"{type(error).__name__}: {error}")
 

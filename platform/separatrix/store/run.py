@@ -529,6 +529,15 @@ class Store:
         """Where metadata are written before they replace others."""
         return self.path / "pending" / "zarr.json"
 
+    @contextmanager
+    def in_its_place(self) -> Iterator[None]:
+        """Have what fails because the run is no longer there say so, and not that it is damaged."""
+        try:
+            yield
+        except StoreError:
+            self._require_writable()
+            raise
+
     def _require_writable(self) -> None:
         if self._lock is None:
             raise StoreError(f"the run at {self.path} is not open for writing")
