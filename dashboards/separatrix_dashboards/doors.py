@@ -105,6 +105,8 @@ class PageHandler(DocHandler):
         """Refuse who brings a session: a link could lead somebody else into it, to act there in their name."""
         if "Bokeh-Session-Id" in self.request.headers or any(name in self.request.arguments for name in _CHOSEN):
             raise HTTPError(403, reason="A page begins a session of its own")
+        path, mark, query = str(self.request.uri).partition("?")
+        self.request.uri = path + mark + query.replace("?", "%3F")  # the same, and Panel takes no other
         await super().prepare()
 
 

@@ -243,6 +243,8 @@ def test_thousands_of_requests_are_answered_and_change_nothing(attacked, mode):
 @pytest.mark.parametrize(
     ("mode", "address", "code"),
     [
+        ("open", "run??", 200),
+        ("open", "run?name=first&tab=live?", 200),
         ("open", "run?name=%00", 200),
         ("open", "run?name=" + "a" * 5_000, 200),
         ("open", "run?name=" + "a/" * 3_000, 200),
