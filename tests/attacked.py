@@ -181,10 +181,48 @@ class Forger(Page):
                 parts.extend(part)
         return list(found.values())
 
+    def component(self, label):
+        """Return the ids of what a browser draws and of what it tells, of the control with a label."""
+        parts = [(self.contents, None)]
+        while parts:
+            part, owner = parts.pop()
+            if isinstance(part, dict):
+                if part.get("type") == "object" and "id" in part:
+                    if part.get("attributes", {}).get("label") == label:
+                        return owner, part["id"]
+                    owner = part["id"]
+                part = list(part.values())
+            if isinstance(part, list):
+                parts.extend((each, owner) for each in part)
+        raise LookupError(label)
+
+    async def press(self, label):
+        """Click on a button as browsers tell it of Panel's Material components."""
+        clicked = {"type": "map", "entries": [["type", "click"]]}
+        await self.patch(event("dom_event", model={"id": self.component(label)[0]}, node="click", data=clicked))
+
+    async def give(self, label, octets, **strange):
+        """Upload a file, as browsers do in one piece."""
+        told = {"status": "upload_event", "chunk": 1, "name": "a.toml", "total_chunks": 1, "mime_type": ""} | strange
+        told["data"] = {"type": "bytes", "data": {"id": "file"}}
+        model = {"id": self.component(label)[0]}
+        begun, done = (
+            event("data_event", model=model, data={"type": "map", "entries": [list(pair) for pair in each.items()]})
+            for each in (told, {"status": "finished"})
+        )
+        for part in (header(num_buffers=1), "{}", json.dumps({"events": [begun]}), '{"id": "file"}', octets):
+            await self._socket.write_message(part, binary=isinstance(part, bytes))
+        await self.patch(done)
+
     def definitions(self):
         """Return the properties of the types of models that the page brings along, by their names."""
         defined = self.contents["doc"].get("defs", [])
         return {each["name"]: [one["name"] for one in each.get("properties", [])] for each in defined}
+
+
+def header(**more):
+    """Return the first part of a message."""
+    return json.dumps({"msgid": "1", "msgtype": "PATCH-DOC"} | more)
 
 
 def event(name, **values):
@@ -217,6 +255,13 @@ async def greeted(socket):
     """Wait for the greeting."""
     for _ in range(3):
         assert await asyncio.wait_for(socket.read_message(), PATIENCE) is not None
+
+
+async def left(socket, *, closed=False):
+    """Close a websocket, and wait until it is; ``closed`` if that was read from it already, as it is told once."""
+    socket.close()
+    while not closed:
+        closed = await asyncio.wait_for(socket.read_message(), PATIENCE) is None
 
 
 async def whole(socket):

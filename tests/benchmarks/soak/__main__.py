@@ -224,7 +224,9 @@ def _width(columns):
 def _options():
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.soak", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=120.0, help="how long to measure")
-    parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before that, once all processes are there")
+    parser.add_argument(
+        "--warm-up", type=float, default=12.0, help="minutes before that: until all who came first have left again"
+    )
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--sessions", type=int, default=3)
     parser.add_argument("--kill-every", type=float, default=60.0, help="seconds")
