@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from bokeh.io import doc as current
+from panel import config
+
+from separatrix_dashboards.words import in_a_line
+
+_LOG = logging.getLogger(__name__)
 
 
 @cache
 def contain_errors() -> None:
-    """Have Bokeh forget the current document after an error, too; called again, it does nothing.
+    """Have Bokeh forget the current document after an error, and Panel log it; called again, it does nothing.
 
     Bokeh notes it on a list for the time of a callback. Where that raises, it stays on the list (Bokeh 3.9). Once its
     page is closed, whatever asks for the current document in any other page fails: nobody sees a new figure.
@@ -34,3 +41,17 @@ def contain_errors() -> None:
                 del error  # it knows this frame
 
     current.patch_curdoc = patched
+    config.exception_handler = log_error
+    logging.getLogger("panel.reactive").addFilter(lambda record: "Callback failed" not in record.msg)  # told twice
+
+
+def log_error(error: BaseException) -> None:
+    """Log what failed in a page: with its stack if it failed in our code.
+
+    Else a browser has sent a value that a control cannot have, which anybody can, as often as they like: a line.
+    """
+    stack = traceback.walk_tb(error.__traceback__)
+    if any(frame.f_globals.get("__name__", "").startswith("separatrix") for frame, _ in stack):
+        _LOG.error("a page failed", exc_info=error)
+    else:
+        _LOG.warning("a page sent what could not be done: %s", in_a_line(error))

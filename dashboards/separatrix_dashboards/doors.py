@@ -25,6 +25,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError
 
 from separatrix.errors import SeparatrixError
+from separatrix_dashboards.words import in_a_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class PageSocket(WSHandler):
         try:
             message = await self._assembled(fragment)
         except Exception as error:  # noqa: BLE001 - whatever Bokeh runs into while it reads
-            problem = _in_a_line(error)
+            problem = in_a_line(error)
         if problem:
             _LOG.warning("closed the websocket of a page that sent what no browser does: %s", problem)
             self.close(_REFUSED, "not a message of a page")
@@ -186,7 +187,7 @@ class _Answers(ProtocolHandler):
         try:
             answer = await self._handlers[message.msgtype](message, connection)
         except Exception as error:  # noqa: BLE001 - the page and its websocket stay as they are
-            problem = _in_a_line(error)
+            problem = in_a_line(error)
         if not problem:
             return answer
         self._told += 1
@@ -245,8 +246,3 @@ def _checked(part: Mapping[str, Any]) -> Any:
     if kind == "ndarray" and part.get("dtype") not in _DTYPES:
         raise StrangeMessageError(f"expected an array of numbers, got items of type {part.get('dtype')!r:.20}")
     return kind
-
-
-def _in_a_line(error: Exception) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split())[:160])
-    return f"{type(error).__name__}: {text}"

@@ -60,3 +60,13 @@ def with_error(value: float | None, error: float | None, digits: int = 3) -> str
 def escaped(text: object) -> str:
     """Return text that HTML shows as it is."""
     return html.escape(str(text), quote=True)
+
+
+def in_a_line(error: BaseException) -> str:
+    r"""Return what an error says as part of a line of the log, whatever a stranger made it say.
+
+    >>> in_a_line(ValueError("no\n\x1b number"))
+    'ValueError: no ? number'
+    """
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split())[:160])
+    return f"{type(error).__name__}: {text}"

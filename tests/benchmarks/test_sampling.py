@@ -28,7 +28,7 @@ MESH = (np.linspace(-3.0, 3.0, 241), np.linspace(-1.6, 1.6, 129))
 
 MUELLER_BROWN_MESH = (np.linspace(-1.8, 1.3, 201), np.linspace(-0.6, 2.2, 181))
 
-WALLS = "40*step(abs(x) - {0})*(abs(x) - {0})^2 + 4*y^2 + 2*z^2"
+WALLS = "40*max(abs(x) - {0}, 0)^2 + 4*y^2 + 2*z^2"
 
 
 def landscape(expression: str, a: float, b: float) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def landscape(expression: str, a: float, b: float) -> dict[str, Any]:
         "system": {
             "kind": "potential",
             "expression": expression,
-            "start": {"A": [a, 0.0, 0.0], "B": [b, 0.0, 0.0]},
+            "start": {"A": [a - 0.1, 0.0, 0.0], "B": [b + 0.1, 0.0, 0.0]},
             "temperature": 1.0 / BOLTZMANN,
             "integrator": "brownian",
             "friction": 10.0,
@@ -54,7 +54,7 @@ LANDSCAPES: dict[str, tuple[dict[str, Any], Sequence[np.ndarray]]] = {
     "double well, 4 kT (hummer-szabo)": ({"system": {"kind": "hummer-szabo"}}, MESH),
     "two saddles and a well between, 5 kT (mueller-brown)": ({"system": {"kind": "mueller-brown"}}, MUELLER_BROWN_MESH),
     "asymmetric: steep 6 kT on one side, a long slope on the other": (
-        landscape(f"6*exp(-(x + 0.8)^2*(step(-0.8 - x)*16 + step(x + 0.8)*0.5)) + {WALLS.format(1.8)}", -1.5, 1.5),
+        landscape(f"6*exp(-16*max(-0.8 - x, 0)^2 - 0.5*max(x + 0.8, 0)^2) + {WALLS.format(1.8)}", -1.5, 1.5),
         MESH,
     ),
     "diffusive channel: a flat top of 5 kT, 3 nm long": (

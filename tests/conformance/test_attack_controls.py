@@ -185,6 +185,7 @@ def untouched(server, before):
     """Assert that nothing was made, begun or changed."""
     assert not server.children
     assert server.fingerprint() == before
+    assert "Traceback" not in server.text, "whoever sends nonsense could fill the log"
     assert sorted(path.name for path in server.runs.iterdir()) == ["first", "second"]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 
 import holoviews as hv
+import panel as pn
 import pytest
 from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
@@ -12,6 +14,7 @@ from bokeh.io import curdoc
 
 from separatrix_dashboards.charts import Template
 from separatrix_dashboards.documents import contain_errors
+from separatrix_dashboards.words import lasting
 
 
 def fail():
@@ -27,6 +30,19 @@ def test_a_callback_that_fails_breaks_nothing_once_its_page_is_closed():
     del page
     gc.collect()
     assert curdoc() is before
+
+
+def test_what_a_browser_made_up_takes_a_line_of_the_log_and_what_is_our_fault_its_stack(caplog):
+    contain_errors()
+    select = pn.widgets.Select(options=["a", "b"])
+    for value, stack in (("made up", False), ("b", True)):
+        if stack:
+            select.param.watch(lambda _: lasting("no number"), "value")
+        caplog.clear()
+        select._comm_change(Document(), "", None, None, "value", "a", value)
+        (record,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
+        assert (record.exc_info is not None) == stack
+    assert select.value == "b"
 
 
 def test_figures_are_drawn_in_no_page():
