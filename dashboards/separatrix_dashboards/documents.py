@@ -12,6 +12,7 @@ from typing import Any
 from bokeh.io import doc as current
 from panel import config
 
+from separatrix.errors import SeparatrixError
 from separatrix_dashboards.words import in_a_line
 
 _LOG = logging.getLogger(__name__)
@@ -46,12 +47,13 @@ def contain_errors() -> None:
 
 
 def log_error(error: BaseException) -> None:
-    """Log what failed in a page: with its stack if it failed in our code.
+    """Log what failed in a page: with its stack if our code failed and did not mean to.
 
     Else a browser has sent a value that a control cannot have, which anybody can, as often as they like: a line.
     """
     stack = traceback.walk_tb(error.__traceback__)
-    if any(frame.f_globals.get("__name__", "").startswith("separatrix") for frame, _ in stack):
+    ours = any(frame.f_globals.get("__name__", "").startswith("separatrix") for frame, _ in stack)
+    if ours and not isinstance(error, SeparatrixError):
         _LOG.error("a page failed", exc_info=error)
     else:
         _LOG.warning("a page sent what could not be done: %s", in_a_line(error))

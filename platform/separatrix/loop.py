@@ -198,7 +198,8 @@ class Loop:
         """Ask for workers elsewhere; a first path is found here, on this machine's fastest platform."""
         config, store = self._config, self._store
         self._commit(message="connecting to the cluster")
-        self._recruits = Recruits(store, config, self._resources)
+        self._limit = self._time_limit(0.0)  # until the first shots tell how fast those workers are
+        self._recruits = Recruits(store, config, self._resources, self._limit)
         self._shooters = self._recruits.executor
         self._executors = [self._shooters]
         self._start_teacher()
@@ -246,12 +247,14 @@ class Loop:
     def _start_executors(self, specs: Sequence[WorkerSpec]) -> None:
         self._specs = specs
         # Processes load their libraries while a first path is looked for.
-        longest = 2 * self._config.sampling.max_frames * self._config.sampling.stride
-        speed = self._status.raw_steps_per_second
-        self._limit = TimeLimit(longest, speed, self._resources.shot_time_limit)
+        self._limit = self._time_limit(self._status.raw_steps_per_second)
         self._shooters = start_shooters(specs, self._resources, self._limit)
         self._executors = [self._shooters]
         self._start_teacher()
+
+    def _time_limit(self, steps_per_second: float) -> TimeLimit:
+        longest = 2 * self._config.sampling.max_frames * self._config.sampling.stride
+        return TimeLimit(longest, steps_per_second, self._resources.shot_time_limit)
 
     def _start_teacher(self) -> None:
         learner = self._store.path, self._resources.learner_device

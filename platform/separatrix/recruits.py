@@ -12,6 +12,7 @@ from separatrix.preparing import any_snapshot
 from separatrix.resources import Resources
 from separatrix.shooting import ClusterSpec, join_cluster
 from separatrix.store import Store
+from separatrix.workers import TimeLimit
 
 if TYPE_CHECKING:
     from separatrix.executors.dask import DaskExecutor
@@ -25,6 +26,7 @@ class Recruits:
     store : of the run, open for writing
     config : of the run
     resources : which cluster
+    limit : of the time of a shot
 
     Attributes
     ----------
@@ -38,7 +40,7 @@ class Recruits:
         The file that tells how to ask for workers is wrong.
     """
 
-    def __init__(self, store: Store, config: RunConfig, resources: Resources) -> None:
+    def __init__(self, store: Store, config: RunConfig, resources: Resources, limit: TimeLimit) -> None:
         self._store = store
         self._n_chains = config.sampling.chains
         self._least = 1
@@ -61,7 +63,8 @@ class Recruits:
             descriptor_device=resources.descriptor_device,
             start=any_snapshot(store, config),
         )
-        self.executor: DaskExecutor = DaskExecutor(scheduler, join_cluster, (spec,), f"the run at {store.path}")
+        owner = f"the run at {store.path}"
+        self.executor: DaskExecutor = DaskExecutor(scheduler, join_cluster, (spec,), owner, lambda: limit.seconds)
 
     def _ask(self, file: Path) -> Any:
         from separatrix.executors.slurm import SlurmWorkers  # noqa: PLC0415

@@ -40,9 +40,9 @@ class Resources:
     scheduler : address of a Dask scheduler whose workers are used, whenever they join
     cluster : file that tells how workers are asked of a batch system, see `separatrix.cluster`
     shots_per_second : at most, so that people can watch the committor learn; by default as fast as it goes
-    shot_time_limit : seconds that a shot may take in a worker process before it is ended and made again; by default ten
+    shot_time_limit : seconds that a shot may take before it is ended, with its worker, and made again; by default ten
         times what the longest that there can be would take, five minutes at least. Not with ``workers`` = 0, where
-        nobody could end it, nor on a cluster
+        nobody could end it
 
     Raises
     ------
@@ -126,9 +126,10 @@ class Resources:
             return
         if not limit > 0:
             raise ConfigError(f"shot-time-limit: expected more than 0 seconds, got {limit:g}")
-        if self.workers == 0 or self.on_cluster:
-            where = "workers = 0, where nobody could end the shot" if self.workers == 0 else "executor = dask"
-            raise ConfigError(f"shot-time-limit: expected worker processes, got {where}; leave it out")
+        if self.workers == 0:
+            raise ConfigError(
+                "shot-time-limit: expected workers, got workers = 0, where nobody could end the shot; leave it out"
+            )
 
     def _check_devices(self, devices: tuple[int, ...]) -> None:
         if not devices or len(set(devices)) < len(devices) or min(devices) < 0:

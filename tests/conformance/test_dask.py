@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -27,6 +29,7 @@ from separatrix.store import Store
 pytest.importorskip("distributed")
 from distributed import LocalCluster
 
+from separatrix.executors.dask import DaskExecutor
 from separatrix.executors.dask_worker import versions
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
@@ -119,6 +122,39 @@ def test_workers_that_are_killed_lose_no_shot_and_others_join(path, cluster):
     assert len(check_run(path)["shots"]["chain"]) == again.status.steps == steps + 50
     assert 0 < len(check_failures(path, again.status)) <= 2
     assert not list((path / "pending").iterdir())
+    wait_for(lambda: not left_in(cluster), 10)
+
+
+def hang():
+    """Keep a worker's own thread at work for ever, and let the worker answer all the same."""
+    time.sleep(10**6)
+
+
+def bench(threads):
+    """Return a bench that has nothing but its process to tell of."""
+    return SimpleNamespace(report=(threads, os.getpid()), abandon=lambda: None)
+
+
+def test_a_task_that_never_ends_is_ended_with_its_worker(cluster):
+    limit = [60.0]
+    executor = DaskExecutor(cluster.scheduler_address, bench, (), "a test", lambda: limit[0])
+    try:
+        wait_for(lambda: executor.workers == 2)
+        before = set(worker_pids(cluster))
+        others = [executor.submit(pow, 2, number) for number in range(3)]
+        assert [future.result(60) for future in others] == [1, 2, 4]
+        stuck, behind = executor.submit(hang), [executor.submit(pow, 2, number) for number in range(8)]
+        wait_for(lambda: sum(future.done() for future in behind) == 7)  # one waits behind it
+        limit[0] = 1.0  # asked again and again: what was learned meanwhile counts
+        with pytest.raises(BrokenExecutor, match=r"ended after \d s: it took longer"):
+            stuck.result(60)
+        limit[0] = 60.0
+        assert [future.result(60) for future in behind] == [2**number for number in range(8)]
+        wait_for(lambda: executor.workers == 2)
+        assert len(before & set(worker_pids(cluster))) == 1
+        assert next(news.reason for news in executor.news() if news.event == "lost").startswith("the task was ended")
+    finally:
+        executor.shutdown(wait=False)
     wait_for(lambda: not left_in(cluster), 10)
 
 

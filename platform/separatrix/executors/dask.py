@@ -5,8 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
+import os
 import pickle
 import threading
+import time
 import uuid
 import warnings
 from collections import deque
@@ -14,6 +17,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 import dask
@@ -54,12 +58,14 @@ class _Member:
     ----------
     presence : the task that placed the plugin; the worker works for this session as long as it is held
     tasks : given to the worker and not ended, by key, the one at work first
+    since : when that one came to be the first
     """
 
     address: str
     presence: Remote | None = None
     refusal: str = ""
     tasks: dict[str, _Task] = field(default_factory=dict)
+    since: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +108,7 @@ class DaskExecutor(WorkerExecutor):
     initializer : called once in each worker with its number of threads and the arguments
     arguments : of the initializer
     owner : what this session is called in messages
+    time_limit : returns the seconds a task may take, asked again and again while it does
 
     Raises
     ------
@@ -110,11 +117,16 @@ class DaskExecutor(WorkerExecutor):
     """
 
     def __init__(
-        self, scheduler: str | OwnWorkers, initializer: Callable[..., Bench], arguments: tuple[Any, ...], owner: str
+        self,
+        scheduler: str | OwnWorkers,
+        initializer: Callable[..., Bench],
+        arguments: tuple[Any, ...],
+        owner: str,
+        time_limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._name = f"separatrix-{uuid.uuid4().hex[:12]}"
         self._place = pickle.dumps((initializer, arguments))
-        self._owner = owner
+        self._owner, self._time_limit = owner, time_limit
         self._numbers = itertools.count()
         self._lock = threading.RLock()
         self._members: dict[str, _Member] = {}
@@ -271,7 +283,7 @@ class DaskExecutor(WorkerExecutor):
             del self._members[member.address]
         self._invite(member.address)
 
-    def _lose(self, address: str) -> None:
+    def _lose(self, address: str, reason: str = "") -> None:
         """Fail the task that was at work on a worker that is gone, and give those behind it to others."""
         with self._lock:
             member = self._members.pop(address, None)
@@ -285,13 +297,25 @@ class DaskExecutor(WorkerExecutor):
             self._at_work.discard(address)
             if address in self._ready:
                 self._ready.remove(address)
-                self._news.append(News(event="lost", worker=address))
+                self._news.append(News(event="lost", worker=address, reason=reason))
             self._dispatch()
         if tasks:
-            tasks[0].future.set_exception(BrokenExecutor(f"the worker {address} is gone"))
+            tasks[0].future.set_exception(BrokenExecutor(reason or f"the worker {address} is gone"))
+
+    def _end_overdue(self, member: _Member) -> None:
+        """End a worker whose task takes longer than any should, and do without it at once.
+
+        A worker that does not even answer any more is not reached; Dask itself then gives it up after some minutes.
+        """
+        seconds = time.monotonic() - member.since
+        if not member.tasks or seconds <= self._time_limit():
+            return
+        end = partial(self._client.run, os._exit, 1, workers=[member.address], on_error="ignore", asynchronous=True)
+        self._client.loop.add_callback(end)
+        self._lose(member.address, f"the task was ended after {seconds:.0f} s: it took longer than any should")
 
     async def _watch(self) -> None:
-        """Notice that the scheduler is gone, or that no worker can be used."""
+        """Notice that the scheduler is gone, that no worker can be used, or that a task does not end."""
         if self._closed:
             return
         if self._client.status != "running":
@@ -304,6 +328,8 @@ class DaskExecutor(WorkerExecutor):
         if members and all(member.refusal for member in members) and not self.reports:
             self._give_up(f"none of {len(members)} Dask workers can be used: {members[0].refusal}")
             return
+        for member in members:
+            self._end_overdue(member)
         self._client.loop.call_later(_WATCH_SECONDS, self._client.loop.add_callback, self._watch)
 
     async def _ask(self, own: OwnWorkers) -> None:
@@ -351,6 +377,8 @@ class DaskExecutor(WorkerExecutor):
                 task.remote = self._client.submit(
                     run, self._name, key, task.call, key=key, workers=[address], pure=False
                 )
+            if not member.tasks:
+                member.since = time.monotonic()
             member.tasks[key] = task
             self._at_work.add(address)
             self._offer(member)
@@ -384,6 +412,7 @@ class DaskExecutor(WorkerExecutor):
             if result is None and remote.status != "finished":
                 error = BrokenExecutor(f"the worker {member.address} lost it: {_first_line(_error_of(remote))}")
             _release([remote])
+            member.since = time.monotonic()
             if not member.tasks:
                 self._at_work.discard(member.address)
             self._offer(member)
