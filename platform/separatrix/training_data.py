@@ -31,6 +31,8 @@ class TrainingData:
     shot : (n,) integers, the shot a row belongs to; rows of a shot are held out together
     is_shooting_point : (n,) bool
     group : (n,) integers, rows of a group are held out together; None for every shot on its own
+    onward : (n, 2) integers, the row that comes next on a half-trajectory that goes on from this row, of a shooting
+        point on both of its halves, -1 for none; None where no row has any
     """
 
     features: Float32Array
@@ -39,6 +41,7 @@ class TrainingData:
     shot: IntArray
     is_shooting_point: NDArray[np.bool_]
     group: IntArray | None = None
+    onward: IntArray | None = None
 
     @property
     def held_together(self) -> IntArray:
@@ -60,6 +63,43 @@ class TrainingData:
             column = int(np.argmin(np.isfinite(self.features[row])))
             found = f"{self.features[row, column]} in column {column} of shot {self.shot[row]}"
             raise ValueError(f"expected finite features, got {found}")
+
+
+def expected_targets(data: TrainingData, predicted: NDArray[np.float64], trace: float) -> NDArray[np.float64]:
+    """Return what is expected of every row by what comes after it: less subject to chance than what came in the end.
+
+    Where a half-trajectory goes on to another record, its end counts by the share ``trace`` of what is expected there,
+    and what a model predicts for that record by the rest: the lambda-return of temporal differences (Sutton 1988),
+    which has the committor as its fixed point because the dynamics is Markovian.
+
+    Parameters
+    ----------
+    predicted : (n_members, n, n_states) probabilities of every row, by each member of a model
+    trace : 1 for the ends alone, 0 for predictions of the next record alone
+
+    Returns
+    -------
+    (n_members, n, n_states), each row with the sum of its targets
+    """
+    result = np.repeat(data.targets[None].astype(np.float64), len(predicted), axis=0)
+    if data.onward is None:
+        return result
+    depth = _records_to_come(data.onward)
+    for rows in (np.flatnonzero(depth == level) for level in range(1, depth.max(initial=0) + 1)):
+        for there in data.onward[rows].T:
+            row, to = rows[there >= 0], there[there >= 0]
+            result[:, row] += trace * result[:, to] + (1.0 - trace) * predicted[:, to] - data.targets[to]
+    return result
+
+
+def _records_to_come(onward: IntArray) -> IntArray:
+    """Return for every row how many records its longer half still has, (n,)."""
+    depth = np.zeros(len(onward), np.int64)
+    following = onward.copy()
+    while (there := following >= 0).any():
+        depth += there.any(axis=1)
+        following = np.where(there, onward[following].max(axis=2), -1)
+    return depth
 
 
 def end_counts(shots: Mapping[str, NDArray[Any]]) -> IntArray:
@@ -135,7 +175,20 @@ def build_training_data(
         shot=shot[rows],
         is_shooting_point=np.arange(len(rows)) < len(recorded),
         group=shots["chain"][shot[rows]] if by_chain else None,
+        onward=_onward(shot[rows], offset[rows], len(recorded)) if len(chosen) else None,
     )
+
+
+def _onward(shot: IntArray, offset: IntArray, n_points: int) -> IntArray:
+    """Return the rows that come next, of shooting points followed by frames in the order of halves and of time."""
+    half = 2 * shot[n_points:] + (offset[n_points:] > 0)
+    onward = np.full((len(shot), 2), -1, np.int64)
+    onward[n_points:-1, 0] = np.where(half[1:] == half[:-1], np.arange(n_points + 1, len(shot)), -1)
+    for side in (0, 1):
+        wanted = 2 * shot[:n_points] + side
+        first = np.minimum(np.searchsorted(half, wanted), len(half) - 1)
+        onward[:n_points, side] = np.where(half[first] == wanted, n_points + first, -1)
+    return onward
 
 
 def _thinned(shot: IntArray, offset: IntArray, labels: IntArray, n_shots: int) -> tuple[IntArray, Float32Array]:

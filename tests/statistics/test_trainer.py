@@ -22,7 +22,7 @@ from separatrix.trainer import (
     train,
     training_due,
 )
-from separatrix.training_data import FRAMES_PER_SHOT, HALF_WEIGHT, TrainingData, build_training_data
+from separatrix.training_data import FRAMES_PER_SHOT, HALF_WEIGHT, TrainingData, build_training_data, expected_targets
 
 CONFIG = CommittorConfig(frames=True)
 Columns = dict[str, NDArray[Any]]
@@ -176,6 +176,47 @@ def test_thinned_frames_are_fair_draws_and_frames_weighted_by_half_are_not() -> 
     half = 2 * data.shot + (data.targets[:, 1] > 0)
     per_half = data.weights / np.bincount(half, weights=data.weights)[half]
     assert abs(weighted_bias(data, per_half)) > 0.03
+
+
+@pytest.mark.statistics
+def test_what_is_expected_of_a_frame_is_fair_and_less_subject_to_chance_than_what_came() -> None:
+    shots, frames = walks(3000, np.random.default_rng(5))
+    data = build_training_data(shots=shots, frames=frames, n_states=2, config=CONFIG)
+    x, points = data.features[:, 0], data.is_shooting_point
+    exact = np.clip((x + 3) / 13, 0, 1)
+    inside = ~points & (x > -3) & (x < 10)
+    n_ends = data.targets.sum(axis=1)
+
+    def residuals(trace: float, p: NDArray[np.floating]) -> NDArray[np.float64]:
+        return expected_targets(data, np.stack([1 - p, p], axis=1)[None], trace)[0, :, 1] / n_ends - exact
+
+    came, expected = residuals(1.0, exact), residuals(0.7, exact)
+    for rows in (inside, points):
+        assert abs(np.average(expected[rows], weights=data.weights[rows])) < 0.02
+        assert expected[rows].std() < 0.75 * came[rows].std()
+    ignorant = residuals(0.0, np.full(len(x), 0.5))  # control: predictions do count
+    assert abs(np.average(ignorant[inside & (x < 0)])) > 0.04
+
+
+def test_expected_targets_mix_each_end_with_what_is_predicted_for_the_records_before_it() -> None:
+    shots = {"ends": np.array([[0, 1], [1, 1]], np.int8), "reason": np.zeros(2, np.int8)}
+    offset, shot = np.array([0, -1, -2, 1, 0]), np.array([0, 0, 0, 0, 1])
+    frames = {"features": np.arange(5, dtype=np.float32)[:, None], "shot": shot, "offset": offset}
+    data = build_training_data(shots=shots, frames=frames, n_states=2, config=CONFIG)
+    assert data.features[:, 0].tolist() == [0, 4, 1, 2, 3]
+    assert data.onward is not None
+    assert data.onward.tolist() == [[2, 4], [-1, -1], [3, -1], [-1, -1], [-1, -1]]
+    p = np.array([0.5, 0.5, 0.4, 0.2, 0.7])
+    predicted = np.stack([1 - p, p], axis=1)
+    for trace in (1.0, 0.5, 0.0):
+        back = (1 - trace) * 0.2  # of the frame at -1: the half ends in A, and p_B of the frame at -2 is 0.2
+        point = trace * back + (1 - trace) * 0.4 + trace * 1.0 + (1 - trace) * 0.7
+        found = expected_targets(data, np.stack([predicted, predicted]), trace)
+        assert found[1, :, 1] == pytest.approx([point, 2.0, back, 0.0, 1.0])
+        assert found.sum(axis=2) == pytest.approx(np.broadcast_to(data.targets.sum(axis=1), (2, 5)))
+    alone = build_training_data(shots=shots, frames=frames, n_states=2, config=CommittorConfig(frames=False))
+    assert alone.onward is None
+    assert np.array_equal(expected_targets(alone, predicted[None, :2], 0.0)[0], alone.targets)
 
 
 def test_frames_keep_their_share_of_the_weight() -> None:
