@@ -133,10 +133,8 @@ class Soak:
         while len(family.children()["analyst"]) < len(self._runs):
             await asyncio.sleep(1.0)
         await asyncio.sleep(60 * self._options.warm_up)
-        await self._sample(family, begun)
+        await self._sample(family, begun, (*tasks, following))
         for task in (*tasks, following):
-            if task.done():
-                self.problems.append(f"{task.get_coro().__name__} ended: {task.exception()}")
             task.cancel()
         self.problems += self._record.problems
         print(f"{len(reaper.kills)} kills, made good in {np.median(reaper.kills or [np.nan]):.1f} s in the median")
@@ -150,13 +148,16 @@ class Soak:
             if (problem := await reaper.strike()) is not None:
                 self.problems.append(problem)
 
-    async def _sample(self, family, begun):
+    async def _sample(self, family, begun, tasks):
         self._record.take()
         family.measure()
         last, shots = time.monotonic(), sum(self._commits.shots.values())
         end = last + 60 * self._options.minutes
         while (now := last + INTERVAL) <= end:
             await asyncio.sleep(max(0.0, now - time.monotonic()))
+            for task in tasks:  # none of them ends by itself: without people or kills this would be no soak
+                if task.done():
+                    await task
             taken = await asyncio.to_thread(family.measure)  # clients are answered meanwhile
             sample = taken | {"clients": self._record.take(), "runs": self._rows(), "disk": None}
             if len(self.samples) % DISK_EVERY == 0:
