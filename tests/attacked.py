@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
-from tests.page_client import LARGEST, Page
+from tests.page_client import LARGEST, Page, parts_of
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -266,13 +266,5 @@ async def left(socket, *, closed=False):
 
 async def whole(socket):
     """Return (kind, content) of the next message; None once the websocket is closed."""
-    parts = []
-    for _ in range(3):
-        part = await asyncio.wait_for(socket.read_message(), PATIENCE)
-        if part is None:  # told once, and never again
-            return None
-        parts.append(part)
-    header = json.loads(parts[0])
-    for _ in range(2 * header.get("num_buffers", 0)):
-        await asyncio.wait_for(socket.read_message(), PATIENCE)
-    return header["msgtype"], parts[2]
+    parts = await parts_of(socket, PATIENCE)
+    return None if parts is None else (json.loads(parts[0])["msgtype"], parts[2])

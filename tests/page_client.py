@@ -14,6 +14,22 @@ from tornado.websocket import websocket_connect
 LARGEST = 2**28
 
 
+async def parts_of(socket, patience=None):
+    """Return header, metadata, content and buffers of the next message; None once the websocket is closed.
+
+    That it is closed is told once, be it in the middle of a message: who reads on then waits for ever.
+    """
+    parts, n_parts = [], 3
+    while len(parts) < n_parts:
+        part = await asyncio.wait_for(socket.read_message(), patience)
+        if part is None:
+            return None
+        parts.append(part)
+        if len(parts) == 1:
+            n_parts += 2 * json.loads(part).get("num_buffers", 0)
+    return parts
+
+
 class Page:
     """A page that is open, as far as its server can tell.
 
@@ -69,13 +85,8 @@ class Page:
             await self._socket.write_message(json.dumps(part))
 
     async def _listen(self):
-        while part := await self._socket.read_message():
-            header = json.loads(part)
-            _, content, *buffers = [
-                await self._socket.read_message() for _ in range(2 + 2 * header.get("num_buffers", 0))
-            ]
-            if content is None or None in buffers:  # closed while it was being sent
-                return
+        while parts := await parts_of(self._socket):
+            header, content = json.loads(parts[0]), parts[2]
             if header["msgtype"] == "ACK":
                 self._greeted.set()
             if header["msgtype"] == "PULL-DOC-REPLY":

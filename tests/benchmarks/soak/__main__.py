@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from tests.benchmarks.soak.clients import Commits, People, Record, Visitor
 from tests.benchmarks.soak.processes import Family, Reaper, disk_of
-from tests.benchmarks.soak.report import changes, table
+from tests.benchmarks.soak.report import METRICS, changes, table
 from tests.conformance.test_session_safety import check_run
 
 from separatrix.session import Session
@@ -210,6 +210,8 @@ class Soak:
         """Print what changed; return the exit code."""
         found = changes(self.samples)
         print(f"\n{table(found)}\n")
+        missing = {metric.name for metric in METRICS} - {each.metric.name for each in found}
+        self.problems += [f"{name}: was never measured" for name in sorted(missing)]
         self.problems += [
             f"{each.metric.name}: grew by {each.grown:.1%} beyond what must be" for each in found if each.failed
         ]
