@@ -21,6 +21,7 @@ from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Hub
 from separatrix_dashboards.views import committor_axes as axes
+from separatrix_dashboards.views import committor_landscape
 from separatrix_dashboards.views import committor_map as maps
 from separatrix_dashboards.views.base import Watch
 from separatrix_dashboards.views.committor import (
@@ -43,7 +44,6 @@ from separatrix_dashboards.views.committor_figure import (
     show_overlays,
 )
 from separatrix_dashboards.views.committor_key import key_html
-from separatrix_dashboards.views.committor_landscape import exact_of, landscape_of
 from separatrix_dashboards.views.committor_map import committor_map, dependence
 from separatrix_dashboards.views.committor_prediction import FramePredictions, predictions_on_frames
 
@@ -468,8 +468,9 @@ def test_every_state_has_its_exact_map_and_the_separatrices_of_the_others(three_
     total = sum(each.exact for each in maps)
     np.testing.assert_allclose(total[np.isfinite(total)], 1, atol=1e-9)
     assert np.isfinite(total).all()
+    exact = committor_landscape.exact_of(three_states, committor_landscape.landscape_of(three_states))
     for state, each in enumerate(maps):
-        p = exact_of(three_states, landscape_of(three_states))[state].at(three_states.snapshot.frames["cvs"][:, :2])
+        p = exact[state].at(three_states.snapshot.frames["cvs"][:, :2])
         assert each.numbers.deviation.n_frames == ((p > 0.05) & (p < 0.95)).sum() > 0
         rest = [maps[other] for other in range(3) if other != state]
         for other, p in zip(rest, each.model.others, strict=True):
