@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 @cache
 def contain_errors() -> None:
-    """Have Bokeh forget the current document after an error, and Panel log it; called again, it does nothing.
+    """Have Bokeh forget the current document after an error, too; called again, it does nothing.
 
     Bokeh notes it on a list for the time of a callback. Where that raises, it stays on the list (Bokeh 3.9). Once its
     page is closed, whatever asks for the current document in any other page fails: nobody sees a new figure.
@@ -42,8 +42,13 @@ def contain_errors() -> None:
                 del error  # it knows this frame
 
     current.patch_curdoc = patched
+
+
+@cache
+def log_errors() -> None:
+    """Have this process, which is a server, log what fails in its pages as `log_error` does, and once."""
     config.exception_handler = log_error
-    logging.getLogger("panel.reactive").addFilter(lambda record: "Callback failed" not in record.msg)  # told twice
+    logging.getLogger("panel.reactive").addFilter(lambda record: "Callback failed" not in record.msg)
 
 
 def log_error(error: BaseException) -> None:

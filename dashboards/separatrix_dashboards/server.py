@@ -266,9 +266,10 @@ def make_server(workspace: Workspace, routes: Routes, options: Options) -> Serve
     from panel.io.server import get_server  # noqa: PLC0415
 
     from separatrix_dashboards import doors  # noqa: PLC0415
-    from separatrix_dashboards.documents import contain_errors  # noqa: PLC0415
+    from separatrix_dashboards.documents import contain_errors, log_errors  # noqa: PLC0415
 
     contain_errors()
+    log_errors()
     settings.simple_ids = True  # said once: Bokeh else looks into the environment for every array it sends
     settings.resources = "server"  # whatever the environment says: no page may ask another host for anything
     cookies, transforms = ["user", LIGHTS], [_safe_headers(options)]

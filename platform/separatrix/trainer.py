@@ -353,9 +353,11 @@ class _Problem:
     def gradient(self, flat: Tensor, rows: Tensor, scale: float) -> Tensor:
         """Return the gradient by flat weights of ``scale`` times the losses on the rows that each member trains on."""
         targets, share = self.targets[..., rows, :], (self.trained_on[:, rows] * scale)[:, :, None]
-        slope = lambda logits: _slopes(logits, targets).mul_(share)  # noqa: E731
-        pieces = backpropagate(self.layers(flat), self.inputs[rows], slope)
-        return _flatten(pieces)
+
+        def slope(logits: Tensor) -> Tensor:
+            return _slopes(logits, targets).mul_(share)
+
+        return _flatten(backpropagate(self.layers(flat), self.inputs[rows], slope))
 
     def held_out_loss(self, flat: Tensor) -> NDArray[np.float64]:
         """Return the mean loss of every member on its held-out rows; nan for none."""
