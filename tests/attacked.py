@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
-from tests.page_client import LARGEST, Page, parts_of
+from tests.page_client import LARGEST, Page, event, mapping, parts_of
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -154,9 +154,7 @@ class Forger(Page):
             if len(self.heard) != heard:
                 heard, quiet = len(self.heard), now + seconds
             await asyncio.sleep(0.1)
-        self._pulled.clear()
-        await self._send("PULL-DOC-REQ", {})
-        await asyncio.wait_for(self._pulled.wait(), PATIENCE)
+        await self.done()
 
     async def patch(self, *events):
         """Send changes."""
@@ -170,46 +168,27 @@ class Forger(Page):
 
     def models(self):
         """Return every model of the document: (id, name of its type, attributes that differ from the defaults)."""
-        found, parts = {}, [self.contents]
-        while parts:
-            part = parts.pop()
-            if isinstance(part, dict):
-                if part.get("type") == "object" and "id" in part:
-                    found[part["id"]] = part["id"], part["name"], part.get("attributes", {})
-                parts.extend(part.values())
-            elif isinstance(part, list):
-                parts.extend(part)
+        found = {each["id"]: (each["id"], each["name"], each.get("attributes", {})) for each, _ in self._models()}
         return list(found.values())
 
     def component(self, label):
         """Return the ids of what a browser draws and of what it tells, of the control with a label."""
-        parts = [(self.contents, None)]
-        while parts:
-            part, owner = parts.pop()
-            if isinstance(part, dict):
-                if part.get("type") == "object" and "id" in part:
-                    if part.get("attributes", {}).get("label") == label:
-                        return owner, part["id"]
-                    owner = part["id"]
-                part = list(part.values())
-            if isinstance(part, list):
-                parts.extend((each, owner) for each in part)
+        for each, owner in self._models():
+            if each.get("attributes", {}).get("label") == label:
+                return owner, each["id"]
         raise LookupError(label)
 
     async def press(self, label):
         """Click on a button as browsers tell it of Panel's Material components."""
-        clicked = {"type": "map", "entries": [["type", "click"]]}
-        await self.patch(event("dom_event", model={"id": self.component(label)[0]}, node="click", data=clicked))
+        model = {"id": self.component(label)[0]}
+        await self.patch(event("dom_event", model=model, node="click", data=mapping({"type": "click"})))
 
     async def give(self, label, octets, **strange):
         """Upload a file, as browsers do in one piece."""
         told = {"status": "upload_event", "chunk": 1, "name": "a.toml", "total_chunks": 1, "mime_type": ""} | strange
         told["data"] = {"type": "bytes", "data": {"id": "file"}}
         model = {"id": self.component(label)[0]}
-        begun, done = (
-            event("data_event", model=model, data={"type": "map", "entries": [list(pair) for pair in each.items()]})
-            for each in (told, {"status": "finished"})
-        )
+        begun, done = (event("data_event", model=model, data=mapping(each)) for each in (told, {"status": "finished"}))
         for part in (header(num_buffers=1), "{}", json.dumps({"events": [begun]}), '{"id": "file"}', octets):
             await self._socket.write_message(part, binary=isinstance(part, bytes))
         await self.patch(done)
@@ -223,16 +202,6 @@ class Forger(Page):
 def header(**more):
     """Return the first part of a message."""
     return json.dumps({"msgid": "1", "msgtype": "PATCH-DOC"} | more)
-
-
-def event(name, **values):
-    """Return an event of the browser, as a change."""
-    data = {
-        "type": "event",
-        "name": name,
-        "values": {"type": "map", "entries": [list(pair) for pair in values.items()]},
-    }
-    return {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": data}
 
 
 def changed(model, attribute, value):

@@ -30,6 +30,17 @@ async def parts_of(socket, patience=None):
     return parts
 
 
+def mapping(values):
+    """Return a dictionary as Bokeh sends it."""
+    return {"type": "map", "entries": [list(pair) for pair in values.items()]}
+
+
+def event(name, **values):
+    """Return an event of the browser, as a change."""
+    data = {"type": "event", "name": name, "values": mapping(values)}
+    return {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": data}
+
+
 class Page:
     """A page that is open, as far as its server can tell.
 
@@ -72,7 +83,7 @@ class Page:
 
     async def _made(self):
         """Say that the page is made, as a browser does."""
-        await self._tell("document_ready", {})
+        await self._tell("document_ready")
 
     def _fetch(self):
         request = urllib.request.Request(f"{self.url}/{self.address}", headers=self.headers)  # noqa: S310
@@ -113,7 +124,7 @@ class Page:
 
     async def click(self, label):
         """Press a button."""
-        await self._tell("button_click", {"model": {"id": self._button(label)}})
+        await self._tell("button_click", model={"id": self._button(label)})
 
     async def turn_to(self, tab):
         """Click on a tab, by its title; what it shows comes as a message of its own."""
@@ -122,25 +133,29 @@ class Page:
         change = {"kind": "ModelChanged", "model": {"id": tabs["id"]}, "attr": "active", "new": titles.index(tab)}
         await self._send("PATCH-DOC", {"events": [change]})
 
-    async def _tell(self, name, values):
-        event = {"type": "event", "name": name, "values": {"type": "map", "entries": list(values.items())}}
-        message = {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event}
-        await self._send("PATCH-DOC", {"events": [message]})
+    async def _tell(self, name, **values):
+        await self._send("PATCH-DOC", {"events": [event(name, **values)]})
 
     def _button(self, label):
         return self._model("Button", "label", label)["id"]
 
     def _model(self, kind, attribute=None, value=None):
         """Return a model of the page as it was opened, by the end of its type's name and perhaps by an attribute."""
-        parts = [self.contents]
-        while parts:
-            part = parts.pop()
-            if isinstance(part, dict):
-                attributes = part.get("attributes") or {}
-                named = str(part.get("name")).endswith(kind) and "id" in part
-                if named and (attribute is None or attributes.get(attribute) == value):
-                    return part
-                parts.extend(part.values())
-            elif isinstance(part, list):
-                parts.extend(part)
+        for each, _ in self._models():
+            fits = attribute is None or each.get("attributes", {}).get(attribute) == value
+            if fits and each["name"].endswith(kind):
+                return each
         raise LookupError(f"{kind} {value or ''}")
+
+    def _models(self):
+        """Yield every model of the page as it was opened, and the id of the one that holds it, None for no one."""
+        parts = [(self.contents, None)]
+        while parts:
+            part, owner = parts.pop()
+            if isinstance(part, dict):
+                if part.get("type") == "object" and "id" in part:
+                    yield part, owner
+                    owner = part["id"]
+                part = list(part.values())
+            if isinstance(part, list):
+                parts.extend((each, owner) for each in part)

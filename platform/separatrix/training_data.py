@@ -31,8 +31,8 @@ class TrainingData:
     shot : (n,) integers, the shot a row belongs to; rows of a shot are held out together
     is_shooting_point : (n,) bool
     group : (n,) integers, rows of a group are held out together; None for every shot on its own
-    onward : (n, 2) integers, the row that comes next on a half-trajectory that goes on from this row, of a shooting
-        point on both of its halves, -1 for none; None where no row has any
+    onward : (n, 2) integers, the row that comes next on the half-trajectory that a frame lies on, in the first place,
+        and on both halves of a shooting point; -1 for none. None where no row has any
     """
 
     features: Float32Array
@@ -84,22 +84,16 @@ def expected_targets(data: TrainingData, predicted: NDArray[np.float64], trace: 
     result = np.repeat(data.targets[None].astype(np.float64), len(predicted), axis=0)
     if data.onward is None:
         return result
-    depth = _records_to_come(data.onward)
-    for rows in (np.flatnonzero(depth == level) for level in range(1, depth.max(initial=0) + 1)):
-        for there in data.onward[rows].T:
-            row, to = rows[there >= 0], there[there >= 0]
-            result[:, row] += trace * result[:, to] + (1.0 - trace) * predicted[:, to] - data.targets[to]
+    share = 1.0 - trace
+    onward = data.onward
+    while (goes_on := onward >= 0).any():  # every half by one more record at a time
+        for side in (0, 1):
+            rows = np.flatnonzero(goes_on[:, side])
+            there = onward[rows, side]
+            result[:, rows] += share * (predicted[:, there] - data.targets[there])
+        share *= trace
+        onward = np.where(goes_on, data.onward[onward, 0], -1)
     return result
-
-
-def _records_to_come(onward: IntArray) -> IntArray:
-    """Return for every row how many records its longer half still has, (n,)."""
-    depth = np.zeros(len(onward), np.int64)
-    following = onward.copy()
-    while (there := following >= 0).any():
-        depth += there.any(axis=1)
-        following = np.where(there, onward[following].max(axis=2), -1)
-    return depth
 
 
 def end_counts(shots: Mapping[str, NDArray[Any]]) -> IntArray:

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import panel_material_ui
@@ -18,10 +19,10 @@ from bokeh import events
 from bokeh.model import Model
 from panel.custom import ReactiveESM
 from tests.attacked import Attacked, Forger, changed, event
+from tests.users import PASSWORD, write_users
 
 from separatrix import Session
 from separatrix.reader import read
-from separatrix_dashboards.access import hash_password
 from separatrix_dashboards.views.registry import VIEWS
 
 pytestmark = [
@@ -30,7 +31,6 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="Linux"),
 ]
 
-PASSWORD = "correct horse"  # noqa: S105
 CONFIG = {"system": {"kind": "hummer-szabo"}, "committor": {"members": 1}, "sampling": {"steps": 100_000}}
 PAGES = ["", "new", "compare?runs=first,second", *(f"run?name=first&tab={view}" for view in VIEWS)]
 
@@ -52,16 +52,8 @@ def runs(made, tmp_path):
 @pytest.fixture
 def users(tmp_path):
     """Return a file of users, all operators, and what makes somebody a viewer."""
-    file, password = tmp_path / "users.toml", hash_password(PASSWORD, (2, 8, 1))
-
-    def write(**roles):
-        file.write_text(
-            "".join(f'[users.{name}]\npassword = "{password}"\nrole = "{role}"\n' for name, role in roles.items())
-        )
-        file.chmod(0o600)
-
-    write(anna="operator", ben="viewer")
-    return file, write
+    file = write_users(tmp_path / "users.toml", anna="operator", ben="viewer")
+    return file, partial(write_users, file)
 
 
 # -- everything that can be sent ---------------------------------------------------------------------------------------

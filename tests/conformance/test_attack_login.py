@@ -7,12 +7,10 @@ import time
 
 import pytest
 from tests.attacked import PATIENCE, Attacked
-
-from separatrix_dashboards.access import hash_password
+from tests.users import PASSWORD, write_users
 
 pytestmark = pytest.mark.slow
 
-PASSWORD = "correct horse"  # noqa: S105
 SECONDS = 25.0
 """Of guessing."""
 
@@ -21,12 +19,9 @@ SECONDS = 25.0
 def server(tmp_path):
     """Return a server with logins, whose passwords are verified quickly: the waits alone slow guessing here."""
     (tmp_path / "runs").mkdir()
-    users, password = tmp_path / "users.toml", hash_password(PASSWORD, (2, 8, 1))
-    users.write_text("".join(f'[users.{name}]\npassword = "{password}"\nrole = "viewer"\n' for name in ("anna", "ben")))
-    users.chmod(0o600)
-    made = Attacked(tmp_path / "runs", "--auth", users)
-    yield made
-    made.stop()
+    users = write_users(tmp_path / "users.toml", anna="viewer", ben="viewer")
+    with Attacked(tmp_path / "runs", "--auth", users) as made:
+        yield made
     assert "Traceback" not in made.text
 
 

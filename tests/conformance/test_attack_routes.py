@@ -12,14 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.attacked import PATIENCE, SECRET, Attacked, token_of
+from tests.users import PASSWORD, write_users
 
 from separatrix import Session
-from separatrix_dashboards.access import hash_password
 from separatrix_dashboards.doors import MAX_BODY
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
 
-PASSWORD = "correct horse"  # noqa: S105
 USERS = {"anna": "operator", "ben": "viewer"}
 CONFIG = {"system": {"kind": "hummer-szabo"}, "committor": {"members": 1}}
 
@@ -33,10 +32,7 @@ def runs(tmp_path_factory):
     (folder / "leads-out").symlink_to(folder.parent / "outside")
     (folder.parent / "secret.txt").write_bytes(SECRET)
     (folder / "secret.css").symlink_to(folder.parent / "secret.txt")
-    users, password = folder.parent / "users.toml", hash_password(PASSWORD, (2, 8, 1))
-    entries = [f'[users.{name}]\npassword = "{password}"\nrole = "{role}"\n' for name, role in USERS.items()]
-    users.write_text("".join(entries))
-    users.chmod(0o600)
+    write_users(folder.parent / "users.toml", **USERS)
     return folder
 
 

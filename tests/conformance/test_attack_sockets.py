@@ -17,10 +17,10 @@ from bokeh.util.token import generate_jwt_token, generate_session_id, get_sessio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.attacked import PATIENCE, Attacked, Forger, changed, event, greeted, header, left, opened, token_of, whole
+from tests.users import PASSWORD, write_users
 from tornado.websocket import WebSocketClosedError
 
 from separatrix import Session
-from separatrix_dashboards.access import hash_password
 from separatrix_dashboards.doors import MAX_BUFFERS, MAX_EVENTS, MAX_MESSAGE, MAX_MODELS
 
 pytestmark = [
@@ -28,7 +28,6 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at memory as Linux tells it"),
 ]
 
-PASSWORD = "correct horse"  # noqa: S105
 USERS = {"anna": "operator", "ben": "viewer"}
 KEY = bytes(range(32))
 KNOWN_KEY = "import secrets\nsecrets.token_bytes = lambda n: bytes(range(n))"
@@ -48,21 +47,16 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(folder):
     """Return a server without logins, whose pages sign with a key that is known here."""
-    made = Attacked(folder, first=KNOWN_KEY)
-    yield made
-    made.stop()
+    with Attacked(folder, first=KNOWN_KEY) as made:
+        yield made
     assert "Traceback" not in made.text, made.text[-3000:]
 
 
 @pytest.fixture
 def signed(folder, tmp_path):
     """Return a server with logins, and its file of users."""
-    users, password = tmp_path / "users.toml", hash_password(PASSWORD, (2, 8, 1))
-    users.write_text("".join(f'[users.{name}]\npassword = "{password}"\nrole = "{USERS[name]}"\n' for name in USERS))
-    users.chmod(0o600)
-    made = Attacked(folder, "--auth", users)
-    yield made
-    made.stop()
+    with Attacked(folder, "--auth", write_users(tmp_path / "users.toml", **USERS)) as made:
+        yield made
 
 
 def patch(*events):
@@ -117,7 +111,7 @@ EVENTS = st.lists(
     ),
     max_size=3,
 )
-PATCHES = EVENTS.map(lambda events: [header(), "{}", json.dumps({"events": events})])
+PATCHES = EVENTS.map(lambda events: patch(*events))
 ANY = st.lists(JSON.map(json.dumps) | st.text(max_size=40) | st.binary(max_size=60), min_size=1, max_size=5)
 WITH_BUFFERS = st.tuples(JSON, st.integers(0, 3), st.binary(max_size=40)).map(
     lambda given: [

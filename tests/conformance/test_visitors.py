@@ -127,7 +127,7 @@ def test_a_session_obeys_its_visitor_alone_and_goes_with_a_killed_server(serve):
                 with pytest.raises(LookupError):
                     other._button(label)
             await other.click("Discard")  # out of sight, but in the page
-            await other._tell("button_click", {"model": {"id": own._button("Stop")}})
+            await other._tell("button_click", model={"id": own._button("Stop")})
             await other.until(lambda: other.steps > 20)
             assert ask("state", key) == "running"
             await own.click("Pause")
