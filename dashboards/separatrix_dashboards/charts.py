@@ -32,6 +32,10 @@ _FEW = 64
 Columns = tuple[Mapping[str, Any], ...]
 """The columns of every leaf of an element, in order."""
 
+_DRAWING = threading.Lock()
+"""Held while HoloViews draws: it turns Bokeh's validation off and on again for the whole process, and where two threads
+do so at once it stays off, after which colours are written down wrongly."""
+
 
 class Template:
     """A figure as HoloViews draws it, of which every document gets a copy: that takes a third of the time.
@@ -42,13 +46,14 @@ class Template:
     """
 
     def __init__(self, element: Element) -> None:
-        # A document of its own: that of whoever looks first would be kept. Other modes take the current one anyhow.
-        self._plot = hv.renderer("bokeh").instance(mode="server").get_plot(element, doc=Document())
-        sources = [leaf.handles["source"] for leaf in leaves(self._plot)]
-        for source in sources:
-            source.data = {}
+        with _DRAWING:
+            # A document of its own: that of whoever looks first would be kept. Other modes take the current one anyhow.
+            self._plot = hv.renderer("bokeh").instance(mode="server").get_plot(element, doc=Document())
+            sources = [leaf.handles["source"] for leaf in leaves(self._plot)]
+            for source in sources:
+                source.data = {}
+            self._figure = Serializer().encode(self._plot.state)
         self._ids = [source.id for source in sources]
-        self._figure = Serializer().encode(self._plot.state)
 
     def columns(self, element: Element) -> Columns:
         """Return the columns of an element; none if it is of another build."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from itertools import combinations
 
 import holoviews as hv
 import numpy as np
 import pytest
+from bokeh.core.property.bases import Property, validation_on
+from bokeh.core.property.validation import validate
 from bokeh.model import Model
 from bokeh.models import DataRange1d, Range1d
 
@@ -112,6 +116,21 @@ def test_documents_get_copies_of_one_figure_that_share_nothing(monkeypatch):
     assert not any(one & other for group in (models, ids) for one, other in combinations(group, 2))
     assert len({len(each) for each in models}) == 1
     assert [chart.source(0).data["shot"] for chart in charts] == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
+
+
+def test_figures_drawn_in_several_threads_at_once_leave_bokehs_validation_on(monkeypatch):
+    class Long(validate):
+        def __enter__(self):
+            time.sleep(0.05)
+
+    monkeypatch.setattr("holoviews.plotting.bokeh.plot.validate", Long)
+    monkeypatch.setattr(Property, "_should_validate", True)
+    threads = [threading.Thread(target=lambda: Template(elements(4)["scatter"])) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert validation_on()
 
 
 @pytest.mark.parametrize("kind", elements(1))
