@@ -23,9 +23,9 @@ import psutil
 
 from separatrix.errors import ConfigError
 from separatrix.expressions import suggestion
+from separatrix.memory import settle
 from separatrix.systems import CATALOGUE
 from separatrix_dashboards.access import LIGHTS, VISITOR, Role, Users, exposure
-from separatrix_dashboards.memory import settle
 
 if TYPE_CHECKING:
     from panel.io.server import Server

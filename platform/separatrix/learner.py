@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from separatrix.committor import Committor
 from separatrix.config import RunConfig
 from separatrix.estimates import calibration_dict, path_multiplicities
+from separatrix.memory import give_back
 from separatrix.records import Density, Reason
 from separatrix.rows import are_transitions
 from separatrix.selector import density_of
@@ -155,4 +156,6 @@ def learn(n_shots: int, version: int) -> Lesson:
         raise RuntimeError("start_learner was not called in this thread")
     if n_shots >= EAGER_SHOTS and multiprocessing.parent_process() is not None:
         os.nice(max(0, NICENESS - os.nice(0)))  # whoever started all this may have made it nicer yet
-    return learner.learn(n_shots, version)
+    lesson = learner.learn(n_shots, version)
+    give_back()
+    return lesson
