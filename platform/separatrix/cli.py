@@ -26,6 +26,7 @@ from separatrix.commands.options import (
     WorkersPerDeviceOption,
     examples,
 )
+from separatrix.commands.repair import repair
 from separatrix.commands.validate import validate
 from separatrix.config import TableSystem, anchored, apply_overrides, read_toml
 from separatrix.diagnosis import Finding, diagnose
@@ -205,6 +206,12 @@ app.command(
         "separatrix validate runs/ala --against runs/ala2",
     )
 )(validate)
+app.command(
+    epilog=examples(
+        "separatrix repair runs/ala",
+        "separatrix repair runs/ala --apply",
+    )
+)(repair)
 app.add_typer(export.app)
 
 

@@ -75,6 +75,10 @@ class StoreError(SeparatrixError, OSError):
     """A run cannot be read or written: damaged, wrong version, disk full."""
 
 
+class RunFormatError(StoreError):
+    """A run was written by a version that is newer than this one."""
+
+
 class TableError(SeparatrixError, ValueError):
     """A table of shots cannot be used: missing, malformed, or with values that are no counts or no numbers."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from separatrix.store.checksums import CONFIG, SYSTEM, TOPOLOGY, check_files, opened
+from separatrix.store.damage import Repair, examine, repair
 from separatrix.store.growth import GrowingTable
 from separatrix.store.layout import SHOT_COLUMNS, Committed, shot_columns, shot_dimensions
 from separatrix.store.lock import is_locked, lock_holder
@@ -19,14 +20,17 @@ __all__ = [
     "TOPOLOGY",
     "Committed",
     "GrowingTable",
+    "Repair",
     "Store",
     "StoredValidation",
     "Validations",
     "check_files",
+    "examine",
     "is_locked",
     "lock_holder",
     "opened",
     "read_result",
+    "repair",
     "require_nothing_at",
     "shot_columns",
     "shot_dimensions",

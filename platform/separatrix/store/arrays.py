@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from separatrix.errors import SeparatrixError, StoreError
 from separatrix.records import Float32Array
-from separatrix.store.checksums import CHECKSUM, CRC_BYTES, RESTORE, Json, crc_of, opened, row_checksums, sealed
+from separatrix.store.checksums import CHECKSUM, CRC_BYTES, REPAIR, Json, crc_of, opened, row_checksums, sealed
 
 _PLAIN: Final = ("bytes",)
 _CHECKED: Final = ("bytes", "crc32c")
@@ -55,8 +55,8 @@ class Table:
         with _reading(folder / "zarr.json"):
             self.attributes: Final[Json] = metadata["attributes"]
         self._folder: Final = folder
-        self._checked: Final = (folder / CHECKSUM).is_dir()  # not in runs of before
-        names = [*columns, CHECKSUM] if self._checked else [*columns]
+        self.checked: Final = (folder / CHECKSUM).is_dir()  # not in runs of before
+        names = [*columns, CHECKSUM] if self.checked else [*columns]
         self._columns: Final = {name: _Column(folder / name) for name in sorted(names)}
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
@@ -68,22 +68,27 @@ class Table:
             A file is missing or too short, or a row is not what was written.
         """
         rows = {name: column.read(start, stop) for name, column in self._columns.items()}
-        if self._checked:
+        if self.checked:
             wrong = np.flatnonzero(rows.pop(CHECKSUM) != row_checksums(rows, max(stop - start, 0)))
             if len(wrong):
                 raise StoreError(
                     f"the run is damaged: row {start + wrong[0]} of the columns in {self._folder} is not what was "
-                    f"written, by its checksum ({len(wrong)} such rows of {stop - start}); {RESTORE}"
+                    f"written, by its checksum ({len(wrong)} such rows of {stop - start}); {REPAIR}"
                 )
         return rows
 
     def write(self, start: int, columns: Mapping[str, NDArray[Any]], scratch: Path) -> None:
         """Write rows from ``start`` on, which no reader may know of yet; ``scratch`` names a file to be moved."""
         rows = {name: self._columns[name].stored(columns[name]) for name in self._columns if name != CHECKSUM}
-        if self._checked:
+        if self.checked:
             rows[CHECKSUM] = row_checksums(rows, len(next(iter(rows.values()))))
         for name, column in self._columns.items():
             column.write(start, rows[name], scratch)
+
+    @property
+    def length(self) -> int:
+        """Rows for which there is room in all arrays."""
+        return min(column.length for column in self._columns.values())
 
     @property
     def is_even(self) -> bool:
@@ -146,7 +151,7 @@ class _Column:
             with _reading(self._chunk(chunk)), self._chunk(chunk).open("rb", buffering=0) as file:
                 file.seek(offset)
                 if file.readinto(octets[part]) != part.stop - part.start:
-                    raise StoreError(f"the run is damaged: expected more bytes in {file.name}; {RESTORE}")
+                    raise StoreError(f"the run is damaged: expected more bytes in {file.name}; {REPAIR}")
         return rows
 
     def write(self, start: int, rows: NDArray[Any], scratch: Path) -> None:
@@ -281,7 +286,7 @@ def _read_chunk(path: Path, size: int, *, checked: bool | None = None) -> bytes:
     if checked is None:
         checked = bool(found)
     if len(octets) != size + (CRC_BYTES if checked else 0) or (checked and found != crc_of(whole)):
-        raise StoreError(f"the run is damaged: {path} is not what was written, by its length or checksum; {RESTORE}")
+        raise StoreError(f"the run is damaged: {path} is not what was written, by its length or checksum; {REPAIR}")
     return whole
 
 
@@ -344,7 +349,7 @@ def read_group(folder: Path, instead: Mapping[str, str] | None = None) -> tuple[
             arrays[name] = _read_array(folder / name, about)
     for name in attributes.pop(_ARRAYS, ()):
         if name not in arrays and (instead or {}).get(name) not in arrays:
-            raise StoreError(f"the run is damaged: there is no array {folder / name}; {RESTORE}")
+            raise StoreError(f"the run is damaged: there is no array {folder / name}; {REPAIR}")
     return arrays, restored(attributes)
 
 
@@ -364,7 +369,7 @@ def read_unchecked(path: Path) -> Json:
     with _reading(path):
         metadata = json.loads(path.read_bytes())
     if not isinstance(metadata, dict):
-        raise StoreError(f"the run is damaged: expected a JSON object in {path}; {RESTORE}")
+        raise StoreError(f"the run is damaged: expected a JSON object in {path}; {REPAIR}")
     return metadata
 
 
@@ -445,10 +450,10 @@ def _reading(path: Path) -> Iterator[None]:
     except SeparatrixError:
         raise
     except (KeyError, TypeError) as error:
-        raise StoreError(f"the run is damaged: {path} lacks what it should hold ({error}); {RESTORE}") from error
+        raise StoreError(f"the run is damaged: {path} lacks what it should hold ({error}); {REPAIR}") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise StoreError(f"the run is damaged: cannot read {path}: {reason or error}; {RESTORE}") from error
+        raise StoreError(f"the run is damaged: cannot read {path}: {reason or error}; {REPAIR}") from error
 
 
 def _write_all(file: int, octets: memoryview, offset: int) -> None:

@@ -27,6 +27,9 @@ Json = dict[str, Any]
 RESTORE: Final = "restore it from a copy"
 """What to do about a damaged run."""
 
+REPAIR: Final = f"{RESTORE}, or see what of it is whole: separatrix repair RUN"
+"""The same where `separatrix.store.damage` may find something."""
+
 CHECKSUM: Final = "checksum"
 """The column, and the attribute."""
 
@@ -65,7 +68,7 @@ def opened(metadata: Json, path: Path) -> Json:
     holder = attributes if isinstance(attributes, dict) else metadata
     checksum = holder.pop(CHECKSUM, None)
     if checksum is not None and checksum != zlib.crc32(dumped(metadata).encode()):
-        raise StoreError(f"the run is damaged: {path} is not what was written, by its checksum; {RESTORE}")
+        raise StoreError(f"the run is damaged: {path} is not what was written, by its checksum; {REPAIR}")
     return metadata
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from separatrix.errors import RunNotFoundError, StoreError
+from separatrix.errors import RunFormatError, RunNotFoundError, StoreError
 from separatrix.records import Float32Array, IntArray, Reason, Snapshot
 from separatrix.store.arrays import (
     create_checksums,
@@ -22,7 +22,7 @@ from separatrix.store.arrays import (
     read_unchecked,
     write_array,
 )
-from separatrix.store.checksums import RESTORE, Json, opened
+from separatrix.store.checksums import REPAIR, RESTORE, Json, opened
 
 FORMAT: Final = 2
 """Version of the layout."""
@@ -148,7 +148,7 @@ def read_path(folder: Path) -> tuple[Float32Array, Float32Array | None]:
 
 def _member(arrays: Mapping[str, Float32Array], name: str, folder: Path) -> Float32Array:
     if name not in arrays:  # a run of before did not say what it holds
-        raise StoreError(f"the run is damaged: there is no array positions in {folder}; {RESTORE}")
+        raise StoreError(f"the run is damaged: there is no array positions in {folder}; {REPAIR}")
     return arrays[name]
 
 
@@ -210,15 +210,17 @@ def read_root(path: Path) -> Json:
     root = read_unchecked(file)
     attributes = root.get("attributes")
     if not isinstance(attributes, dict) or "separatrix_format" not in attributes:
-        raise StoreError(f"the run is damaged: expected the attributes of a run in {file}; {RESTORE}")
+        raise StoreError(f"the run is damaged: expected the attributes of a run in {file}; {REPAIR}")
     found = attributes["separatrix_format"]
     if found not in FORMATS:  # first of all: what else there is, that version alone knows
-        raise StoreError(f"expected format {FORMAT} of the run at {path}, found {found}: use the version that wrote it")
+        raise RunFormatError(
+            f"expected format {FORMAT} of the run at {path}, found {found}: use the version that wrote it"
+        )
     counts = attributes.get("committed")
     if not isinstance(counts, dict) or set(counts) != set(Committed.__slots__):
         raise StoreError(
             f"the run is damaged: expected counts of {', '.join(Committed.__slots__)} as attribute committed in "
-            f"{file}, found {counts}; {RESTORE}"
+            f"{file}, found {counts}; {REPAIR}"
         )
     return opened(root, file)
 

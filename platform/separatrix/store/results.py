@@ -33,7 +33,7 @@ def write_result(run: Path, name: str, result: Json) -> None:
         The disk is full or cannot be written.
     """
     with disk_errors(run):
-        file = _file(run, name)
+        file = result_file(run, name)
         file.parent.mkdir(exist_ok=True)
         replace_json(file, plain(result), file.with_name(f".{name}-{uuid.uuid4().hex[:12]}"))
 
@@ -46,11 +46,12 @@ def read_result(run: Path, name: str) -> dict[str, Any] | None:
     StoreError
         The file is damaged.
     """
-    file = _file(run, name)
+    file = result_file(run, name)
     return read_json(file) if file.exists() else None
 
 
-def _file(run: Path, name: str) -> Path:
+def result_file(run: Path, name: str) -> Path:
+    """Return where a result is held, or would be."""
     if name not in RESULTS:
         raise StoreError(f"expected one of {', '.join(RESULTS)}, got {name!r}")
     return run / "results" / f"{name}.json"

@@ -48,7 +48,7 @@ from separatrix.store.arrays import (
     restored,
     write_array,
 )
-from separatrix.store.checksums import CONFIG, RESTORE, SYSTEM, TOPOLOGY, Json, check_files, sealed, write_sums
+from separatrix.store.checksums import CONFIG, REPAIR, RESTORE, SYSTEM, TOPOLOGY, Json, check_files, sealed, write_sums
 from separatrix.store.layout import (
     FRAME_COLUMNS,
     Committed,
@@ -485,7 +485,7 @@ class Store:
         versions = [version for version in numbers(self._zarr / "models") if version < self._models]
         if self._models and self._models - 1 not in versions:
             folder = self._zarr / "models"
-            raise StoreError(f"the run is damaged: there is no model {self._models - 1} in {folder}; {RESTORE}")
+            raise StoreError(f"the run is damaged: there is no model {self._models - 1} in {folder}; {REPAIR}")
         return versions
 
     def model(self, version: int) -> bytes:
@@ -498,7 +498,7 @@ class Store:
         """
         arrays = self._read_model(version)[0]
         if "weights" not in arrays:  # a run of before did not say what it holds
-            raise StoreError(f"the run is damaged: no weights in {self._zarr / 'models' / str(version)}; {RESTORE}")
+            raise StoreError(f"the run is damaged: no weights in {self._zarr / 'models' / str(version)}; {REPAIR}")
         return arrays["weights"].tobytes()
 
     def model_report(self, version: int) -> dict[str, Any]:
