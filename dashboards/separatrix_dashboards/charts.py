@@ -127,7 +127,7 @@ def drawn(
     options: dict[str, Any] = {} if depends is None else {"depends": depends}
 
     def compute(feed: Feed, snapshot: RunSnapshot) -> Drawing:
-        return Drawing(draw(feed, snapshot), feed.cached(("figure", key), Templates))
+        return Drawing(draw(feed, snapshot), feed.shared(("figure", key), Templates))
 
     return Query(key=key, compute=compute, slow=slow, **options)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +135,8 @@ class Feed:
         self._reports: OrderedDict[int, Mapping[str, Any]] = OrderedDict()
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
         self._computing: dict[Hashable, threading.Lock] = {}
+        self._shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+        self._recent: OrderedDict[Hashable, Any] = OrderedDict()
         self._mark: Hashable = self._glance()
         self.snapshot = self._look(0)
 
@@ -187,6 +190,21 @@ class Feed:
                 self._computing.pop(key, None)
                 while len(self._cache) > _CACHED:
                     self._cache.popitem(last=False)
+            return value
+
+    def shared(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """Return the one thing of a key that all share, made when nobody has it; those asked for last are kept, too.
+
+        Unlike with `cached`, nobody is given a second one while somebody has the first, however many others there are.
+        """
+        with self.lock:
+            value: _T | None = self._shared.get(key)
+            if value is None:
+                self._shared[key] = value = make()
+            self._recent[key] = value
+            self._recent.move_to_end(key)
+            while len(self._recent) > _CACHED:
+                self._recent.popitem(last=False)
             return value
 
     def _live_session(self) -> Any:

@@ -238,6 +238,21 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
         hub.close()
 
 
+def test_what_is_shared_stays_one_while_somebody_has_it_and_a_few_stay_longer(landscape_run):
+    class Thing:
+        pass
+
+    feed = Feed(landscape_run)
+    held = feed.shared("held", Thing)
+    let_go = weakref.ref(feed.shared("let go", Thing))
+    assert feed.shared("let go", Thing) is let_go()
+    for key in range(100):
+        feed.shared(key, Thing)
+    assert feed.shared("held", Thing) is held
+    gc.collect()
+    assert let_go() is None
+
+
 def test_what_was_computed_for_a_key_is_kept_and_computed_by_one_thread_alone(landscape_run):
     feed, calls = Feed(landscape_run), []
 
