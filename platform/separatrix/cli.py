@@ -138,9 +138,10 @@ def run_(  # noqa: PLR0913 - a command has as many parameters as options
         str,
         typer.Option(
             "--descriptor-device",
-            help="Where workers compute symmetry functions: cpu, or cuda for the GPU that each simulates on.",
+            help="Where workers compute symmetry functions: cpu, cuda for the GPU that each simulates on, or auto, "
+            "for that GPU where it can be.",
         ),
-    ] = "cpu",
+    ] = "auto",
     executor: Annotated[
         str, typer.Option("--executor", help="processes of this machine, or dask: the workers of a Dask cluster.")
     ] = "processes",

@@ -44,18 +44,26 @@ def symmetry_functions(
     -------
     (n_frames, n) float32
         For each of the surroundings, centre and r_s: G2, then G5 for each zeta and lambda.
+
+    Raises
+    ------
+    MemoryError
+        If the device has too little.
     """
     if not len(positions):
         return np.empty((0, sum(item.n_columns for item in surroundings)), dtype=np.float32)
     largest = max(len(item.centers) * len(item.neighbors) for item in surroundings)
     n_frames = max(1, _DISPLACEMENTS_AT_ONCE[torch.device(device).type] // largest)
     parts: list[Tensor] = []
-    with single_thread(), torch.inference_mode():
-        for start in range(0, len(positions), n_frames):
-            frames = torch.as_tensor(positions[start : start + n_frames], device=device)
-            boxes = torch.as_tensor(cells[start : start + n_frames], device=device)
-            columns = [_around(frames, boxes, item).flatten(1) for item in surroundings]
-            parts.append(torch.cat(columns, dim=1).cpu())
+    try:
+        with single_thread(), torch.inference_mode():
+            for start in range(0, len(positions), n_frames):
+                frames = torch.as_tensor(positions[start : start + n_frames], device=device)
+                boxes = torch.as_tensor(cells[start : start + n_frames], device=device)
+                columns = [_around(frames, boxes, item).flatten(1) for item in surroundings]
+                parts.append(torch.cat(columns, dim=1).cpu())
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(f"on {device}, for symmetry functions") from error
     return torch.cat(parts).numpy()
 
 

@@ -49,7 +49,7 @@ def check_resources(resources: Resources) -> None:
     options = ("learner-device",) if resources.on_cluster else ("learner-device", "descriptor-device")
     for option in options:
         device: str = getattr(resources, option.replace("-", "_"))
-        if device != "cpu":
+        if device not in ("auto", "cpu"):
             from separatrix.trainer import check_device  # noqa: PLC0415 - torch takes seconds to load
 
             check_device(option, device)

@@ -35,7 +35,8 @@ class Resources:
     workers_per_device : in place of ``workers``, how many share each device
     precision : of GPU platforms: single, mixed (the default) or double
     learner_device : where the committor is trained: cpu, cuda, or cuda:N for one of several
-    descriptor_device : where workers compute symmetry functions: cpu, or cuda for the GPU that each simulates on
+    descriptor_device : where workers compute symmetry functions: cpu, cuda for the GPU that each simulates on, or auto
+        for that GPU where workers simulate on CUDA and PyTorch can use it, else the processor
     executor : what makes shots: "processes" of this machine, or the workers of a "dask" cluster
     scheduler : address of a Dask scheduler whose workers are used, whenever they join
     cluster : file that tells how workers are asked of a batch system, see `separatrix.cluster`
@@ -56,7 +57,7 @@ class Resources:
     workers_per_device: int | None = None
     precision: str | None = None
     learner_device: str = "cpu"
-    descriptor_device: str = "cpu"
+    descriptor_device: str = "auto"
     executor: str = "processes"
     scheduler: str | None = None
     cluster: Path | str | None = None
@@ -89,8 +90,8 @@ class Resources:
             )
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.learner_device):
             raise ConfigError(f"learner-device: expected cpu, cuda or cuda:N, got {self.learner_device!r}")
-        if self.descriptor_device not in ("cpu", "cuda"):
-            raise ConfigError(f"descriptor-device: expected cpu or cuda, got {self.descriptor_device!r}")
+        if self.descriptor_device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"descriptor-device: expected auto, cpu or cuda, got {self.descriptor_device!r}")
 
     @property
     def needs_gpu(self) -> bool:

@@ -76,7 +76,8 @@ class WorkerSpec:
     threads : threads of the CPU platform
     device : number of the GPU, or None
     precision : of GPU platforms
-    descriptor_device : of torch, where symmetry functions are computed
+    descriptor_device : where symmetry functions are computed: cpu, cuda for the GPU that the worker simulates on, or
+        "auto" for that GPU where it simulates on CUDA and torch can use it, else the processor
     """
 
     run: Path
@@ -84,7 +85,7 @@ class WorkerSpec:
     threads: int = 1
     device: int | None = None
     precision: str = "mixed"
-    descriptor_device: str = "cpu"
+    descriptor_device: str = "auto"
 
     @property
     def properties(self) -> dict[str, str]:
@@ -102,7 +103,7 @@ class ClusterSpec:
     beacon : a file in it, which tells a worker that it sees the folder that the session sees
     platform : OpenMM platform, or "auto" for the fastest that the worker's machine has
     precision : of GPU platforms
-    descriptor_device : where symmetry functions are computed: cpu, or cuda where the worker simulates on CUDA
+    descriptor_device : where symmetry functions are computed: cpu, or cuda or auto where the worker simulates on CUDA
     start : a configuration to time platforms with
     """
 
@@ -112,6 +113,23 @@ class ClusterSpec:
     precision: str
     descriptor_device: str
     start: Snapshot
+
+
+def descriptor_device(spec: WorkerSpec, config: RunConfig) -> str:
+    """Return the device of torch on which a worker computes the symmetry functions of a run."""
+    on_cuda = spec.platform == "CUDA"
+    own = f"cuda:{spec.device or 0}" if on_cuda else "cuda"  # torch counts devices as the CUDA platform does
+    if spec.descriptor_device != "auto":
+        return own if spec.descriptor_device == "cuda" else spec.descriptor_device
+    if not on_cuda or not config.descriptors.symmetry_functions:
+        return "cpu"
+    import torch  # noqa: PLC0415 - takes seconds to load
+
+    try:
+        torch.empty(1, device=own)
+    except (AssertionError, RuntimeError):  # a build for processors; no such device, or no memory left there
+        return "cpu"
+    return own
 
 
 class Shooter:
@@ -139,7 +157,7 @@ class Shooter:
         system_xml = (spec.run / SYSTEM).read_text()
         engine = Engine(system_xml, config, spec.platform, spec.properties)
         atoms = read_atoms(spec.run / TOPOLOGY)
-        observables = Observables(config, atoms, spec.descriptor_device)
+        observables = Observables(config, atoms, descriptor_device(spec, config))
         nothing = np.zeros((0, observables.n_atoms, 3), dtype=np.float32)
         observables.features(nothing, None)  # loads what descriptors need, so that no shot has to wait for it
         return cls(engine, observables, config.sampling.max_frames, spec.run)

@@ -102,15 +102,13 @@ def worker_specs(run: Path, platform: str, resources: Resources, *, n_atoms: int
     else:
         n_workers = max(1, min(len(devices) * workers_for(n_atoms), most, usable_cores()))
     numbers = [devices[worker % len(devices)] if devices else None for worker in range(n_workers)]
-    # PyTorch counts devices as the CUDA platform does.
-    own = resources.descriptor_device == "cuda" and platform == "CUDA"
     return tuple(
         WorkerSpec(
             run=run,
             platform=platform,
             device=number,
             precision=resources.precision or "mixed",
-            descriptor_device=f"cuda:{number or 0}" if own else resources.descriptor_device,
+            descriptor_device=resources.descriptor_device,
         )
         for number in numbers
     )

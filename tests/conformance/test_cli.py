@@ -736,7 +736,7 @@ def test_options_are_checked_before_a_run_is_made(tmp_path):
     refuse(*new, "--shot-time-limit", 0, says=["shot-time-limit", "more than 0 seconds", "got 0"])
     refuse(*new, "--shot-time-limit", 9, *SERIAL, says=["shot-time-limit", "workers = 0", "leave it out"])
     refuse(*new, "--learner-device", "gpu", says=["learner-device", "cpu, cuda or cuda:N", "'gpu'"])
-    refuse(*new, "--descriptor-device", "gpu", says=["descriptor-device", "cpu or cuda", "'gpu'"])
+    refuse(*new, "--descriptor-device", "gpu", says=["descriptor-device", "auto, cpu or cuda", "'gpu'"])
     refuse(*new, "--learner-device", "cuda:96", says=["learner-device", "PyTorch", "sees", "cuda:96"])
     assert list(tmp_path.iterdir()) == []
     refuse("runn", says=["runn", "--help"])

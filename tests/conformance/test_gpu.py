@@ -21,6 +21,7 @@ from separatrix.records import RunState, Snapshot
 from separatrix.resources import Resources
 from separatrix.session import Session
 from separatrix.shooting import Shooter
+from separatrix.store import Store
 from separatrix.systems import build_system, resolve
 from separatrix.workers import worker_specs
 
@@ -76,7 +77,7 @@ class BrokenEngine(faulty_devices.FaultyEngine):
     """An engine whose device is brought to a real fault: an index out of bounds, which ends a CUDA context."""
 
     def _follow(self, *args):
-        if faulty_devices.take_one(self.faults):
+        if faulty_devices.take_one(self.faults) is not None:
             try:
                 torch.zeros(1, device="cuda")[torch.tensor([7], device="cuda")]
                 torch.cuda.synchronize()
@@ -160,6 +161,25 @@ def test_a_committor_trained_on_the_gpu_is_as_good(tmp_path):
     status = Session.open(path).run(460, workers=2, platform="Reference", learner_device="cuda", progress=False)
     assert status.model_version > before
     assert not [event for event in Reader(path).log() if event["event"] == "training failed"]
+
+
+@cuda
+@pytest.mark.skipif(PLATFORM != "CUDA", reason="PyTorch cannot use the devices of others")
+def test_symmetry_functions_are_computed_on_the_gpu_unless_told_otherwise(tmp_path):
+    data = {"system": {"kind": "lithium-chloride", "equilibration": 2.0}, "seeding": {"time_limit": 120.0}}
+    path = Session.create(tmp_path / "run", data).path
+    start = next(iter(Store.open(path).starts().values()))
+    values = {}
+    for where in ("auto", "cpu"):
+        (spec,) = worker_specs(path, "CUDA", Resources(workers=1, descriptor_device=where), n_atoms=1_112, most=1)
+        torch.cuda.reset_peak_memory_stats()
+        taken = torch.cuda.memory_allocated()
+        values[where] = Shooter.build(spec).observables.features(start.positions[None], start.box[None])
+        assert (torch.cuda.max_memory_allocated() > taken) == (where == "auto")
+    np.testing.assert_allclose(values["auto"], values["cpu"], rtol=1e-3, atol=1e-4)
+    status = Session.open(path).run(20, platform="CUDA", workers=2, progress=False)
+    print(f"\n{status.md_steps_per_second:,.0f} MD steps per second, raw {status.raw_steps_per_second:,.0f}")
+    assert (status.state, status.failures) == (RunState.FINISHED, 0)
 
 
 def test_devices_and_their_load_are_seen():

@@ -6,11 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from separatrix import workers
 from separatrix.errors import ConfigError
 from separatrix.records import RunState, Status
 from separatrix.resources import CORES, Resources, core_quota, parse_devices, usable_cores
+from separatrix.shooting import descriptor_device
+from separatrix.systems import resolve
 from separatrix.workers import threads_each, worker_specs
 
 RUN = Path("run")
@@ -30,7 +33,7 @@ RUN = Path("run")
         ({"devices": (0,), "platform": "CPU"}, "platform: expected CUDA, OpenCL or HIP .* got 'CPU'"),
         ({"precision": "mixed", "platform": "Reference"}, "platform: .* got 'Reference'"),
         ({"learner_device": "gpu"}, "learner-device: expected cpu, cuda or cuda:N, got 'gpu'"),
-        ({"descriptor_device": "cuda:1"}, "descriptor-device: expected cpu or cuda, got 'cuda:1'"),
+        ({"descriptor_device": "cuda:1"}, "descriptor-device: expected auto, cpu or cuda, got 'cuda:1'"),
         ({"shots_per_second": 0.0}, "shots-per-second: expected more than 0, got 0"),
         ({"learner_device": "cuda:"}, "learner-device: expected cpu, cuda or cuda:N, got 'cuda:'"),
     ],
@@ -95,12 +98,32 @@ def test_without_a_known_device_openmm_chooses(monkeypatch):
 
 
 def test_descriptors_are_computed_where_it_was_said():
-    assert {spec.descriptor_device for spec in specs("CUDA", workers=4)} == {"cpu"}
-    found = specs("CUDA", workers=4, descriptor_device="cuda")
-    assert [spec.descriptor_device for spec in found] == [f"cuda:{spec.device}" for spec in found]
-    assert len({spec.device for spec in found}) == 3
-    assert {spec.descriptor_device for spec in specs("CPU", descriptor_device="cuda")} == {"cuda"}
-    assert {spec.descriptor_device for spec in specs("OpenCL", descriptor_device="cuda")} == {"cuda"}
+    solvated = resolve({"system": {"kind": "lithium-chloride"}})
+
+    def devices(platform, **options):
+        return {spec.device: descriptor_device(spec, solvated) for spec in specs(platform, **options)}
+
+    assert devices("CUDA", workers=4, descriptor_device="cuda") == {0: "cuda:0", 1: "cuda:1", 2: "cuda:2"}
+    assert devices("CUDA", workers=4, descriptor_device="cpu") == {0: "cpu", 1: "cpu", 2: "cpu"}
+    assert devices("CPU", descriptor_device="cuda") == {None: "cuda"}
+    assert devices("OpenCL", workers=1, descriptor_device="cuda") == {0: "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("platform", "system", "device"),
+    [
+        ("CUDA", "lithium-chloride", "cuda:1"),
+        ("CUDA", "alanine-dipeptide", "cpu"),  # has no symmetry functions
+        ("OpenCL", "lithium-chloride", "cpu"),
+        ("CPU", "lithium-chloride", "cpu"),
+    ],
+)
+def test_descriptors_are_computed_on_the_gpu_of_the_worker_where_that_can_be(monkeypatch, platform, system, device):
+    spec, config = specs(platform, workers=2)[-1], resolve({"system": {"kind": system}})
+    if not torch.cuda.is_available():
+        assert descriptor_device(spec, config) == "cpu"
+    monkeypatch.setattr(torch, "empty", lambda _size, device: device)
+    assert descriptor_device(spec, config) == device
 
 
 def test_speed_is_held_against_one_context_on_each_device_or_for_each_worker():
