@@ -45,7 +45,10 @@ DRAIN_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 
 _UNTAUGHT_SHOTS = 50
-"""Where people watch, so many shots are made without a committor: a process that learns takes seconds to load."""
+"""So many shots are made before the first model: a process that learns takes seconds to load."""
+
+_PATIENCE = 30.0
+"""Seconds that sampling waits for a model of half its shots."""
 
 _CATCH_UP_SECONDS = 1.0
 """What a paced run makes up for after it was held up."""
@@ -140,6 +143,7 @@ class Loop:
         self._n_lost = 0  # workers given up
         self._last_commit = time.monotonic()
         self._next_shot = 0.0  # not before this time, where there is a pace
+        self._outran_at: float | None = None  # since when a model is waited for
         self._started: float | None = None  # None while nothing is sampled: seeding and pauses do not count
         status = restore_status(store, target)
         self._seconds_before = status.seconds
@@ -293,27 +297,40 @@ class Loop:
         Returns
         -------
         bool
-            Whether it is the pace that keeps a trial back.
+            Whether a trial is kept back for a while.
         """
         capacity = max(1, 2 * self._shooters.workers)
         while len(self._flights) < capacity and self._status.steps + len(self._flights) < self._status.target:
             chain = self._sampler.idle_chain()
             if chain is None:
                 return False
-            if not self._in_pace():
+            if self._outruns_the_committor() or not self._in_pace():
                 return True
             self._submit(_Flight(self._sampler.ask(chain)))
         return False
 
+    def _outruns_the_committor(self) -> bool:
+        """Return whether the run holds twice the shots that the training under way knows, which is to be waited for.
+
+        Where shots take milliseconds, thousands would be made before there is a model to choose them by. A training
+        takes seconds and shots have doubled a few times: all in all little is waited.
+        """
+        loading = not self._teacher.ready and self._teacher.workers > 0
+        learning = loading or self._lesson is not None
+        enough = max(_UNTAUGHT_SHOTS, 2 * self._last_lesson_shots)
+        if self._config.sampling.selector == "uniform" or not learning or self._status.steps < enough:
+            self._outran_at = None
+            return False
+        now = time.monotonic()
+        if self._outran_at is None:
+            self._outran_at = now
+        return now < self._outran_at + _PATIENCE
+
     def _in_pace(self) -> bool:
-        """Return whether a trial may begin now; where people watch, few run ahead of the first model."""
+        """Return whether a trial may begin now."""
         pace = self._resources.shots_per_second
         if pace is None:
             return True
-        if self._status.model_version == 0 and self._status.steps >= _UNTAUGHT_SHOTS:
-            loading = not self._teacher.ready and self._teacher.workers > 0
-            if loading or self._lesson is not None:
-                return False
         now = time.monotonic()
         if now < self._next_shot:
             return False
