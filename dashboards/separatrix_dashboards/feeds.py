@@ -20,6 +20,7 @@ from separatrix.records import Status
 from separatrix.store import RESULTS, is_locked
 from separatrix.training_data import end_counts
 from separatrix_dashboards.analyses import Analysis
+from separatrix_dashboards.frames import FrameTable
 
 if TYPE_CHECKING:
     from separatrix.committor import Committor
@@ -39,7 +40,7 @@ class RunSnapshot:
     name : folder relative to the server's, or its last part
     revision : counts up whenever something changed
     shots : columns of ``separatrix.store.shot_columns``, (n_shots, ...), committed rows only
-    frames : ``features`` (m, d), ``cvs`` (m, k), ``shot`` (m,), ``offset`` (m,); loaded on first use
+    frames : ``cvs`` (m, k), ``shot`` (m,), ``offset`` (m,), loaded on first use; and ``features`` (m, d), `Features`
     reports : model version -> what its training gave; loaded one by one
     events : lines of the run's log, oldest first
     modified : time of the last commit, seconds since 1970
@@ -55,7 +56,7 @@ class RunSnapshot:
     status: Status
     config: RunConfig
     shots: Mapping[str, NDArray[Any]]
-    frames: Mapping[str, NDArray[Any]]
+    frames: Mapping[str, Any]
     reports: Mapping[int, Mapping[str, Any]]
     events: tuple[Mapping[str, Any], ...]
     modified: float
@@ -131,6 +132,7 @@ class Feed:
         self.name = name or self.path.name
         self.lock = threading.RLock()
         self._pool = pool
+        self._frames = FrameTable(self.reader)
         self._log: tuple[tuple[int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1), ())
         self._reports: OrderedDict[int, Mapping[str, Any]] = OrderedDict()
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
@@ -268,11 +270,9 @@ class Feed:
                 self._reports.popitem(last=False)
             return self._reports[version]
 
-    def _frames(self, n_shots: int) -> Mapping[str, NDArray[Any]]:
+    def _frames_of(self, n_shots: int) -> Mapping[str, Any]:
         with self.lock:
-            columns = self.reader.columns("frames")
-        n_frames = int(np.searchsorted(columns["shot"], n_shots))  # frames lie in the order of their shots
-        return {name: column[:n_frames] for name, column in columns.items()}
+            return self._frames.of_first(n_shots)
 
 
 class Latest:
@@ -291,19 +291,19 @@ class Latest:
             return self._value
 
 
-class _Frames(Mapping[str, NDArray[Any]]):
+class _Frames(Mapping[str, Any]):
     """The frames of the first shots of a run, read when they are looked at."""
 
     def __init__(self, feed: Feed, n_shots: int) -> None:
         self._feed, self._n_shots = feed, n_shots
-        self._columns: Mapping[str, NDArray[Any]] | None = None
+        self._columns: Mapping[str, Any] | None = None
 
-    def _loaded(self) -> Mapping[str, NDArray[Any]]:
+    def _loaded(self) -> Mapping[str, Any]:
         if self._columns is None:
-            self._columns = self._feed._frames(self._n_shots)  # noqa: SLF001 - both are one thing
+            self._columns = self._feed._frames_of(self._n_shots)  # noqa: SLF001 - both are one thing
         return self._columns
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Any:
         return self._loaded()[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -195,6 +195,15 @@ class Reader:
         n_frames = int(np.searchsorted(frames["shot"], len(shots["chain"])))
         return shots, {name: column[:n_frames] for name, column in frames.items()}
 
+    @property
+    def n_frames(self) -> int:
+        """Number of committed frames."""
+        return self._store.refresh().frames
+
+    def frame_rows(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Return the raw columns of rows ``start`` to ``stop`` of the frames, read from the disk each time."""
+        return self._store.frames(start, stop)
+
     def shooting_points(self) -> TrainingData:
         """Return the shooting points of all shots that ended in a state, with what each came to."""
         shots, frames = self.shots_with_frames()

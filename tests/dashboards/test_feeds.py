@@ -14,6 +14,7 @@ import pytest
 from separatrix import Session
 from separatrix.errors import SeparatrixError
 from separatrix.records import RunState
+from separatrix_dashboards import frames
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Failure, Hub, Query, UnreadableRun, Watcher
 from separatrix_dashboards.notebook import SessionFeed
@@ -50,6 +51,23 @@ def test_a_snapshot_shows_what_is_committed(any_feed):
     assert snapshot.model_version == max(snapshot.reports, default=0)
     assert all("event" in event for event in snapshot.events)
     assert any_feed.refresh() is False
+
+
+def test_descriptors_of_frames_are_read_from_the_disk_when_they_are_looked_at(any_feed, monkeypatch):
+    monkeypatch.setattr(frames, "BLOCK", 64)
+    feed = Feed(any_feed.path)
+    kept, expected = feed.snapshot.frames, any_feed.reader.columns("frames")
+    features = kept["features"]
+    for name in ("cvs", "shot", "offset"):
+        np.testing.assert_array_equal(kept[name], expected[name])
+    n = len(features)
+    rows = np.flatnonzero(expected["offset"] == 0)
+    for chosen in (slice(None), slice(-100, None), slice(3, 200), slice(n, None), rows, rows[3:4], rows[:0]):
+        np.testing.assert_array_equal(features[chosen], expected["features"][chosen])
+    np.testing.assert_array_equal(features[expected["offset"] == 0], expected["features"][rows])
+    np.testing.assert_array_equal(np.asarray(features), expected["features"])
+    with pytest.raises(IndexError, match="in a line, got a step of 2"):
+        features[::2]
 
 
 def test_snapshots_follow_a_run_that_is_sampled(tmp_path):

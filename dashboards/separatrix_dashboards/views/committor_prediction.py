@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from separatrix.committor import Committor
 from separatrix.logits import probabilities
 from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.frames import BLOCK, Features
 
 Array = NDArray[Any]
 
@@ -27,7 +28,7 @@ class FramePredictions:
         self._end = 0
         self._p = self._spread = np.empty(0, np.float32)
 
-    def newest(self, model: Committor, features: Array, state: int, most: int) -> tuple[Array, Array]:
+    def newest(self, model: Committor, features: Array | Features, state: int, most: int) -> tuple[Array, Array]:
         """Return p of a state and its spread on the newest of all frames, (n,) each.
 
         Parameters
@@ -36,10 +37,10 @@ class FramePredictions:
         most : frames that are looked at, always the same
         """
         with self._lock:
+            oldest = max(0, len(features) - most)
             if len(features) < self._end:  # an older snapshot
-                return predicted(model, features[-most:], state)
-            first = max(self._end, len(features) - most)
-            p, spread = predicted(model, features[first:], state)
+                return _predicted_from(oldest, model, features, state)
+            p, spread = _predicted_from(max(self._end, oldest), model, features, state)
             self._p = np.concatenate([self._p, p])[-most:]
             self._spread = np.concatenate([self._spread, spread])[-most:]
             self._end = len(features)
@@ -69,6 +70,14 @@ def predictions_on_frames(
     """Return p of a state and its spread on the newest frames, (n,) each."""
     recent: RecentPredictions = feed.cached(("committor of frames", state), RecentPredictions)
     return recent.of(version).newest(feed.model(version), snapshot.frames["features"], state, most)
+
+
+def _predicted_from(first: int, model: Committor, features: Array | Features, state: int) -> tuple[Array, Array]:
+    """Return p of a state and its spread on all frames from the first on, a part of them at a time."""
+    starts = range(first, len(features), BLOCK) or (first,)
+    parts = [predicted(model, features[start : start + BLOCK], state) for start in starts]
+    p, spread = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return p, spread
 
 
 def predicted(model: Committor, features: Array, state: int) -> tuple[Array, Array]:

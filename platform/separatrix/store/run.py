@@ -292,8 +292,8 @@ class Store:
         """Return the committed shots from number ``start`` on, by column; only these rows are read."""
         return self._shots.read(start, self._committed.shots)
 
-    def frames(self, start: int = 0) -> dict[str, NDArray[Any]]:
-        """Return the committed frames from row ``start`` on; only these rows are read.
+    def frames(self, start: int = 0, stop: int | None = None) -> dict[str, NDArray[Any]]:
+        """Return the committed frames from row ``start`` to ``stop``, by default the last; only these rows are read.
 
         Returns
         -------
@@ -301,7 +301,8 @@ class Store:
             ``features`` (n, d) float32, ``cvs`` (n, k) float32, ``shot`` (n,) int32 and ``offset`` (n,) int32, the
             index of the frame relative to the shooting point.
         """
-        return self._frames.read(start, self._committed.frames)
+        n_frames = self._committed.frames
+        return self._frames.read(start, n_frames if stop is None else min(stop, n_frames))
 
     def append(self, shot: Mapping[str, Any], features: FloatArray, cvs: FloatArray, offsets: IntArray) -> int:
         """Add a shot and its frames, in memory until the next `commit`.
