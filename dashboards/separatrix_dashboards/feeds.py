@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _CACHED = 32
+_REPORTS_KEPT = 4
+"""Each knows all its held-out shots; pages ask for the newest, and those that people chose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,6 +113,27 @@ class RunSnapshot:
         return max(self.reports, default=0)
 
 
+class Recent(OrderedDict[Any, Any]):
+    """What was asked for last.
+
+    Parameters
+    ----------
+    most : that are kept
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def keep(self, key: Hashable, value: _T) -> _T:
+        """Note that a value was asked for, and return it."""
+        self[key] = value
+        self.move_to_end(key)
+        while len(self) > self._most:
+            self.popitem(last=False)
+        return value
+
+
 class Feed:
     """One run, read by cursor; any thread may ask.
 
@@ -134,11 +157,11 @@ class Feed:
         self._pool = pool
         self._frames = FrameTable(self.reader)
         self._log: tuple[tuple[int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1), ())
-        self._reports: OrderedDict[int, Mapping[str, Any]] = OrderedDict()
-        self._cache: OrderedDict[Hashable, Any] = OrderedDict()
+        self._reports = Recent(_REPORTS_KEPT)
+        self._cache = Recent(_CACHED)
         self._computing: dict[Hashable, threading.Lock] = {}
         self._shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
-        self._recent: OrderedDict[Hashable, Any] = OrderedDict()
+        self._recent = Recent(_CACHED)
         self._mark: Hashable = self._glance()
         self.snapshot = self._look(0)
 
@@ -179,8 +202,7 @@ class Feed:
         """
         with self.lock:
             if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]  # type: ignore[no-any-return]
+                return self._cache.keep(key, self._cache[key])  # type: ignore[no-any-return]
             turn = self._computing.setdefault(key, threading.Lock())
         with turn:
             with self.lock:
@@ -188,11 +210,8 @@ class Feed:
                     return self._cache[key]  # type: ignore[no-any-return]
             value = compute()
             with self.lock:
-                self._cache[key] = value
                 self._computing.pop(key, None)
-                while len(self._cache) > _CACHED:
-                    self._cache.popitem(last=False)
-            return value
+                return self._cache.keep(key, value)
 
     def shared(self, key: Hashable, make: Callable[[], _T]) -> _T:
         """Return the one thing of a key that all share, made when nobody has it; those asked for last are kept, too.
@@ -203,11 +222,7 @@ class Feed:
             value: _T | None = self._shared.get(key)
             if value is None:
                 self._shared[key] = value = make()
-            self._recent[key] = value
-            self._recent.move_to_end(key)
-            while len(self._recent) > _CACHED:
-                self._recent.popitem(last=False)
-            return value
+            return self._recent.keep(key, value)
 
     def _live_session(self) -> Any:
         return None if self._pool is None else self._pool.session(self.path)
@@ -263,12 +278,8 @@ class Feed:
 
     def _report(self, version: int) -> Mapping[str, Any]:
         with self.lock:
-            if version not in self._reports:
-                self._reports[version] = self.reader.model_report(version)
-            self._reports.move_to_end(version)
-            while len(self._reports) > _CACHED:  # each knows all its held-out shots
-                self._reports.popitem(last=False)
-            return self._reports[version]
+            report: Mapping[str, Any] = self._reports.get(version) or self.reader.model_report(version)
+            return self._reports.keep(version, report)
 
     def _frames_of(self, n_shots: int) -> Mapping[str, Any]:
         with self.lock:

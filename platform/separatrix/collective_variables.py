@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from separatrix import kernels
 from separatrix.errors import ExpressionError
-from separatrix.expressions import Call, is_usable_name, parse_call, suggestion
+from separatrix.expressions import Call, is_usable_name, parse_call, quoted, suggestion
 from separatrix.records import Atoms, Float32Array, FloatArray
 from separatrix.selection import select
 
@@ -122,13 +122,13 @@ def _selected(call: Call, kind: Kind, item: int | tuple[int, ...] | str, atoms: 
         return list(found)
     if len(found) > 1:
         names = ", ".join(atoms.names[atom] for atom in found[:3]) + (", ..." if len(found) > 3 else "")
-        raise _wrong(call, f"expected one atom, but {item!r} selects {len(found)} ({names}); narrow it")
+        raise _wrong(call, f"expected one atom, but {quoted(item)} selects {len(found)} ({names}); narrow it")
     return found[0]
 
 
 def _kind(call: Call) -> Kind:
     if call.name not in KINDS:
-        raise _wrong(call, f"unknown kind {call.name!r}{suggestion(call.name, KINDS)}")
+        raise _wrong(call, f"unknown kind {quoted(call.name)}{suggestion(call.name, KINDS)}")
     return KINDS[call.name]
 
 
@@ -177,8 +177,7 @@ def _check_atoms(call: Call, atoms: Sequence[int], n_atoms: int) -> None:
 
 
 def _wrong(call: Call, problem: str) -> ExpressionError:
-    shown = call.text if len(call.text) <= 120 else f"{call.text[:117]}..."
-    return ExpressionError(f"{shown!r}: {problem}")
+    return ExpressionError(f"{quoted(call.text, 120)}: {problem}")
 
 
 class Columns:

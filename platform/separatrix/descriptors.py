@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from separatrix.collective_variables import KINDS, Columns, parse_definition
 from separatrix.errors import ConfigError, ExpressionError
-from separatrix.expressions import parse_call, suggestion
+from separatrix.expressions import parse_call, quoted, suggestion
 from separatrix.records import Float32Array
 from separatrix.symmetry_functions import SymmetryFunctions
 
@@ -135,7 +135,9 @@ def _chosen(column: str, cvs: Mapping[str, str], n_atoms: int) -> tuple[_Quantit
     """Return the quantity a column stands for, by name or by definition, and its key."""
     if column not in cvs and "(" not in column:
         known = [*cvs, *(kind.usage for kind in KINDS.values())]
-        raise ExpressionError(f"descriptors.columns: {column!r} is no collective variable{suggestion(column, known)}")
+        raise ExpressionError(
+            f"descriptors.columns: {quoted(column)} is no collective variable{suggestion(column, known)}"
+        )
     text = cvs.get(column, column)
     try:
         definition = parse_definition(text, n_atoms)

@@ -169,9 +169,17 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}? known: {shown}" if close else f"; known: {shown}"
 
 
+def quoted(text: str, most: int = 40) -> str:
+    """Return a text of somebody's in quotes, for a message: no more of it than so many characters.
+
+    >>> quoted("phi"), quoted("never" * 20, most=12)
+    ("'phi'", "'nevernev...'")
+    """
+    return repr(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
 def _fail(text: str, problem: str) -> NoReturn:
-    shown = text if len(text) <= 80 else text[:77] + "..."
-    raise ExpressionError(f"expression {shown!r}: {problem}") from None
+    raise ExpressionError(f"expression {quoted(text, 80)}: {problem}") from None
 
 
 def _one_line(text: str, max_length: int = MAX_LENGTH) -> str:
@@ -193,8 +201,7 @@ def _source(line: str) -> str:
 
 def _shown(line: str, node: ast.AST) -> str:
     """Return the part of the text a node stands for, shortened."""
-    part = ast.get_source_segment(_source(line), node) or ""
-    return repr(part if len(part) <= 40 else part[:37] + "...")
+    return quoted(ast.get_source_segment(_source(line), node) or "")
 
 
 def _parse(line: str, source: str | None = None) -> ast.expr:
@@ -368,7 +375,7 @@ class _Compiler:
         if name not in self._index:
             if name in FUNCTIONS:
                 _fail(self._text, f"{name!r} is a function; write {name}(...)")
-            _fail(self._text, f"unknown name {name!r}{suggestion(name, self._names)}")
+            _fail(self._text, f"unknown name {quoted(name)}{suggestion(name, self._names)}")
         index = self._index[name]
         self.used.add(index)
         return _Node(((kernels.VALUE, index),))
@@ -385,7 +392,7 @@ class _Compiler:
 
     def _call(self, name: str, arguments: list[ast.expr], depth: int) -> _Node:
         if name not in FUNCTIONS:
-            _fail(self._text, f"unknown function {name!r}{suggestion(name, FUNCTIONS)}")
+            _fail(self._text, f"unknown function {quoted(name)}{suggestion(name, FUNCTIONS)}")
         function = FUNCTIONS[name]
         expected = "2 arguments or more" if function.arity is None else f"{function.arity} argument(s)"
         if len(arguments) < 2 if function.arity is None else len(arguments) != function.arity:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from separatrix.committor import Committor
 from separatrix.logits import probabilities
-from separatrix_dashboards.feeds import Feed, RunSnapshot
+from separatrix_dashboards.feeds import Feed, Recent, RunSnapshot
 from separatrix_dashboards.frames import BLOCK, Features
 
 Array = NDArray[Any]
@@ -52,16 +51,13 @@ class RecentPredictions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[int, FramePredictions] = OrderedDict()
+        self._known = Recent(_MODELS_KEPT)
 
     def of(self, version: int) -> FramePredictions:
         """Return what is known from a model."""
         with self._lock:
-            known = self._known.setdefault(version, FramePredictions())
-            self._known.move_to_end(version)
-            while len(self._known) > _MODELS_KEPT:
-                self._known.popitem(last=False)
-            return known
+            known: FramePredictions = self._known.get(version) or FramePredictions()
+            return self._known.keep(version, known)
 
 
 def predictions_on_frames(

@@ -261,8 +261,9 @@ class _Examination:
                 read_path(self._folder / "seeds" / str(chain))
                 continue
             last = int(accepted[-1])
-            if last in lost or not is_whole(self._folder / "trajectories" / str(last)):
-                if last not in lost:
-                    self._damage.append(f"there is no whole path of shot {last}, on which chain {chain} stood")
+            if last in lost:
+                return last
+            if not is_whole(self._folder / "trajectories" / str(last)):
+                self._damage.append(f"there is no whole path of shot {last}, on which chain {chain} stood")
                 return last
         return n_shots

@@ -7,7 +7,7 @@ from typing import Any
 
 from separatrix.config import NOTHING_MOVES, CatalogueSystem, FilesSystem, PotentialSystem, RunConfig
 from separatrix.errors import ConfigError
-from separatrix.expressions import suggestion
+from separatrix.expressions import quoted, suggestion
 from separatrix.systems.alanine_dipeptide import ALANINE_DIPEPTIDE
 from separatrix.systems.base import System, SystemEntry
 from separatrix.systems.files import FILES, pinned
@@ -112,7 +112,7 @@ def _entry(kind: str, where: str) -> SystemEntry:
     if kind == "table":
         raise ConfigError(f"{where}: {NOTHING_MOVES}")
     if kind not in KINDS:
-        raise ConfigError(f"{where}: system.kind: there is no {kind!r}{suggestion(kind, KINDS)}")
+        raise ConfigError(f"{where}: system.kind: there is no {quoted(str(kind))}{suggestion(kind, KINDS)}")
     return KINDS[kind]
 
 
@@ -143,4 +143,6 @@ def _check_start_names(settings: PotentialSystem, states: Mapping[str, str]) -> 
             raise ConfigError(f"configuration: system.start: state {state!r} has none; give a point inside it, in nm")
     for state in settings.start:
         if state not in states:
-            raise ConfigError(f"configuration: system.start: there is no state {state!r}{suggestion(state, states)}")
+            raise ConfigError(
+                f"configuration: system.start: there is no state {quoted(state)}{suggestion(state, states)}"
+            )
