@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -168,14 +169,15 @@ class Soak:
             self._tell(self.samples[-1])
 
     def _rows(self):
-        """Return shots and frames of every run, and how many bytes their rows take in memory."""
+        """Return shots, frames and models of every run, and how many bytes their rows take in memory."""
         result = {}
         for run in self._runs:
             store = Store.open(run)
             counts = store.committed
-            width = [_width(read(n)) for read, n in ((store.shots, counts.shots), (store.frames, counts.frames))]
-            rows = width[0] * counts.shots + width[1] * counts.frames
-            result[run.name] = {"shots": counts.shots, "frames": counts.frames, "models": counts.models, "rows": rows}
+            shots, frames = store.shots(counts.shots), store.frames(counts.frames)
+            features = counts.frames * _width({"features": frames["features"]})
+            rows = counts.shots * _width(shots) + counts.frames * _width(frames)
+            result[run.name] = {**asdict(counts), "rows": rows, "features": features}
         return result
 
     def _tell(self, sample):
