@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from separatrix import kernels
-from separatrix.errors import ExpressionError
-from separatrix.expressions import Call, is_usable_name, parse_call, quoted, suggestion
+from separatrix.errors import ExpressionError, quoted
+from separatrix.expressions import Call, is_usable_name, parse_call, suggestion
 from separatrix.records import Atoms, Float32Array, FloatArray
 from separatrix.selection import select
 

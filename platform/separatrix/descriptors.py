@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from separatrix.collective_variables import KINDS, Columns, parse_definition
-from separatrix.errors import ConfigError, ExpressionError
-from separatrix.expressions import parse_call, quoted, suggestion
+from separatrix.errors import ConfigError, ExpressionError, quoted
+from separatrix.expressions import parse_call, suggestion
 from separatrix.records import Float32Array
 from separatrix.symmetry_functions import SymmetryFunctions
 

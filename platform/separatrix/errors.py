@@ -85,3 +85,12 @@ class TableError(SeparatrixError, ValueError):
 
 class ExportError(SeparatrixError, ValueError):
     """A run cannot be written in the form that was asked for."""
+
+
+def quoted(text: str, most: int = 40) -> str:
+    """Return a text of somebody's in quotes, for a message: no more of it than so many characters.
+
+    >>> quoted("phi"), quoted("never" * 20, most=12)
+    ("'phi'", "'nevernev...'")
+    """
+    return repr(text if len(text) <= most else f"{text[: most - 3]}...")

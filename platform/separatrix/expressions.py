@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from separatrix import kernels
-from separatrix.errors import ExpressionError
+from separatrix.errors import ExpressionError, quoted
 
 MAX_LENGTH: Final = 4000
 MAX_CALL_LENGTH: Final = 1_000_000
@@ -167,15 +167,6 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     shown = ", ".join(names) if names else "none"
     return f"; did you mean {close[0]!r}? known: {shown}" if close else f"; known: {shown}"
-
-
-def quoted(text: str, most: int = 40) -> str:
-    """Return a text of somebody's in quotes, for a message: no more of it than so many characters.
-
-    >>> quoted("phi"), quoted("never" * 20, most=12)
-    ("'phi'", "'nevernev...'")
-    """
-    return repr(text if len(text) <= most else f"{text[: most - 3]}...")
 
 
 def _fail(text: str, problem: str) -> NoReturn:

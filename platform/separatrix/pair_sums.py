@@ -28,6 +28,15 @@ _TOGETHER: Final = 1e-9
 """nm; a neighbour as near as that has no direction."""
 
 
+def is_there(device: str) -> bool:
+    """Return whether torch can compute on a device."""
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError):  # a build for processors; no such device, or no memory left there
+        return False
+    return True
+
+
 def symmetry_functions(
     positions: FloatArray, cells: NDArray[np.float64], surroundings: Sequence[Surroundings], device: str
 ) -> Float32Array:

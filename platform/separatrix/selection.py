@@ -11,7 +11,7 @@ import functools
 import re
 from typing import Any, Final, NoReturn
 
-from separatrix.errors import ExpressionError
+from separatrix.errors import ExpressionError, quoted
 from separatrix.records import Atoms
 
 MAX_LENGTH: Final = 1000
@@ -132,7 +132,7 @@ def _check_condition(line: str, node: ast.AST) -> None:
         case ast.Attribute() if _attributes(node) in _FLAGS:
             pass
         case _:
-            _fail(line, f"{ast.unparse(node)!r} is no condition; {_EXAMPLE}")
+            _fail(line, f"{quoted(ast.unparse(node))} is no condition; {_EXAMPLE}")
 
 
 def _check_value(line: str, node: ast.AST) -> None:
@@ -147,7 +147,7 @@ def _check_value(line: str, node: ast.AST) -> None:
         case ast.Attribute() if _attributes(node) in _FIELDS:
             pass
         case _:
-            _fail(line, f"{ast.unparse(node)!r} is not allowed; put names in quotes")
+            _fail(line, f"{quoted(ast.unparse(node))} is not allowed; put names in quotes")
 
 
 def _attributes(node: ast.expr) -> tuple[str, ...]:
@@ -196,8 +196,8 @@ def _reason(error: Exception) -> str:
     """Return what MDTraj choked on; pyparsing says it after a list of everything it would have taken."""
     text = str(error).strip()
     found = re.search(r"found (.+?)  \(at char", text)
-    return f"unexpected {found[1]}" if found else (text.splitlines() or [type(error).__name__])[0][:100]
+    return f"unexpected {found[1][:100]}" if found else (text.splitlines() or [type(error).__name__])[0][:100]
 
 
 def _fail(line: str, problem: str) -> NoReturn:
-    raise ExpressionError(f"selection {line!r}: {problem}")
+    raise ExpressionError(f"selection {quoted(line, 80)}: {problem}")

@@ -40,6 +40,7 @@ from separatrix.records import (
     connects,
 )
 from separatrix.store import CONFIG, SYSTEM, TOPOLOGY, check_files, write_trajectory
+from separatrix.symmetry_functions import is_usable
 
 _Outcome = TypeVar("_Outcome", ShotOutcome, TrajectoryOutcome)
 
@@ -123,13 +124,7 @@ def descriptor_device(spec: WorkerSpec, config: RunConfig) -> str:
         return own if spec.descriptor_device == "cuda" else spec.descriptor_device
     if not on_cuda or not config.descriptors.symmetry_functions:
         return "cpu"
-    import torch  # noqa: PLC0415 - takes seconds to load
-
-    try:
-        torch.empty(1, device=own)
-    except (AssertionError, RuntimeError):  # a build for processors; no such device, or no memory left there
-        return "cpu"
-    return own
+    return own if is_usable(own) else "cpu"
 
 
 class Shooter:

@@ -21,6 +21,13 @@ from separatrix.surroundings import LAMBDAS, WATER_DENSITY, ZETAS, Surroundings,
 _WHERE: Final = "descriptors.symmetry_functions"
 
 
+def is_usable(device: str) -> bool:
+    """Return whether symmetry functions can be computed on a device of torch."""
+    from separatrix.pair_sums import is_there  # noqa: PLC0415 - torch takes seconds to load
+
+    return is_there(device)
+
+
 class SymmetryFunctions:
     """The symmetry functions of a system, as columns.
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from separatrix.config import NOTHING_MOVES, CatalogueSystem, FilesSystem, PotentialSystem, RunConfig
-from separatrix.errors import ConfigError
-from separatrix.expressions import quoted, suggestion
+from separatrix.errors import ConfigError, quoted
+from separatrix.expressions import suggestion
 from separatrix.systems.alanine_dipeptide import ALANINE_DIPEPTIDE
 from separatrix.systems.base import System, SystemEntry
 from separatrix.systems.files import FILES, pinned
