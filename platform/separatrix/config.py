@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from separatrix.errors import ConfigError
+from separatrix.errors import ConfigError, quoted
 
 MAX_TOML_BYTES: Final = 8 * 2**20
 
@@ -493,7 +493,7 @@ def _literal(text: str) -> Any:
 def _first_problem(model: type[BaseModel], data: Any, error: ValidationError, where: str) -> str:
     problem = error.errors(include_url=False)[0]
     names = [str(part) for part in problem["loc"] if part not in _ALTERNATIVES]
-    key = ".".join(names)
+    key = ".".join(name if name.isprintable() and len(name) <= 40 else quoted(name) for name in names)
     match problem["type"]:
         case "extra_forbidden":
             known = _known_keys(model, data, names[:-1])

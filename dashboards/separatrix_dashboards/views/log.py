@@ -12,7 +12,7 @@ import panel as pn
 from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.theme import html
 from separatrix_dashboards.views.base import View, card
-from separatrix_dashboards.widgets import button, download
+from separatrix_dashboards.widgets import CopyText, download
 from separatrix_dashboards.words import ago, escaped
 
 _MOST = 200
@@ -45,16 +45,11 @@ class LogView(View):
 
     def _configuration(self) -> pn.Column:
         toml = self.feed.snapshot.config.to_toml()
-        copy = button("Copy")
-        copy.js_on_click(
-            args={"text": toml, "button": copy},
-            code="navigator.clipboard.writeText(text).then(() => { button.label = 'Copied' })",
-        )
         save = download("Save as file", lambda: io.BytesIO(toml.encode()), f"{self.feed.path.name}.toml")
         return card(
             "Configuration",
-            pn.Row(copy, save, margin=(8, 0, 0, 0)),
-            html(f'<pre class="sx-toml">{escaped(toml)}</pre>'),
+            CopyText(text=toml, sizing_mode="stretch_width", margin=(8, 0)),
+            save,
             note="With all defaults; <code>separatrix run RUN --config FILE.toml</code> makes the same run again."
             if self.feed.snapshot.config.table is None
             else "Written by <code>separatrix learn</code>, which makes the same run from the same table again.",
