@@ -255,7 +255,7 @@ def test_thousands_of_texts_are_read_or_refused_in_one_line(language, tmp_path):
 def attack(texts, read, times):
     """Have something read so many texts."""
 
-    @settings(max_examples=times, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=times, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(texts)
     def one(text):
         in_a_line(read, text)
@@ -381,7 +381,7 @@ def attack_octets(ending, folder, times):
         pytest.importorskip("pyarrow")
     octets = good_table(ending)
 
-    @settings(max_examples=times, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=times, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=8), st.just(0) | st.integers(0, 2**16)
     )
