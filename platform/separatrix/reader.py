@@ -201,7 +201,12 @@ class Reader:
         return self._store.refresh().frames
 
     def frame_rows(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Return the raw columns of rows ``start`` to ``stop`` of the frames, read from the disk each time."""
+        """Return the raw columns of some of the frames, read from the disk each time.
+
+        Parameters
+        ----------
+        start, stop : rows, the last one not among them
+        """
         return self._store.frames(start, stop)
 
     def shooting_points(self) -> TrainingData:

@@ -25,6 +25,7 @@ from separatrix_dashboards.views.mechanism.relevance import draw_relevance, rele
 from separatrix_dashboards.views.registry import VIEWS
 from separatrix_dashboards.views.validation import ValidationView, scores_html
 from separatrix_dashboards.views.validation import how_to_get_it as how_to_validate
+from separatrix_dashboards.widgets import CopyText
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -169,9 +170,10 @@ def test_views_show_something_for_every_run(view, any_run, hub):
 
 
 def test_the_configuration_can_be_copied(landscape_run, hub):
-    shown = texts(LogView(watched(hub, landscape_run).scope()).__panel__())
-    assert "hummer-szabo" in shown
-    assert "[sampling]" in shown
+    page = LogView(watched(hub, landscape_run).scope()).__panel__()
+    (copied,) = (each.text for each in page.select(CopyText))
+    assert copied == Feed(landscape_run).snapshot.config.to_toml()
+    assert "[sampling]" in copied
 
 
 def test_results_appear_as_soon_as_the_run_holds_them(running_run, hub):
