@@ -196,7 +196,7 @@ def _reason(error: Exception) -> str:
     """Return what MDTraj choked on; pyparsing says it after a list of everything it would have taken."""
     text = str(error).strip()
     found = re.search(r"found (.+?)  \(at char", text)
-    return f"unexpected {found[1][:100]}" if found else (text.splitlines() or [type(error).__name__])[0][:100]
+    return (f"unexpected {found[1]}" if found else (text.splitlines() or [type(error).__name__])[0])[:100]
 
 
 def _fail(line: str, problem: str) -> NoReturn:
