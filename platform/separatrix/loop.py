@@ -26,7 +26,7 @@ from separatrix.preparing import choose_platform, ensure_seed_paths
 from separatrix.records import Density, Reason, RunState, ShotFailure, ShotOutcome, ShotTask, Status, connects
 from separatrix.recruits import Recruits
 from separatrix.resources import GPU_PLATFORMS, Resources, usable_cores
-from separatrix.rows import restore_chains, restore_model, restore_status, shot_row
+from separatrix.rows import UNTOLD, restore_chains, restore_dropped, restore_model, restore_status, shot_row
 from separatrix.sampler import Sampler
 from separatrix.seeding import SeedingProgress
 from separatrix.shooting import WorkerSpec, result_of, shoot
@@ -40,7 +40,10 @@ COMMIT_INTERVAL = 1.0
 
 MAX_RETRIES = 3
 DRAIN_SECONDS = 5.0
-"""Time that shots in flight get to finish when a run is stopped."""
+"""Time that shots in flight get to finish when a run is stopped; what is dropped is made again just so."""
+
+GPU_DRAIN_SECONDS = 60.0
+"""The same where noise never comes again: to draw anew what is dropped, the longest shots, makes paths too short."""
 
 _POLL_SECONDS = 0.2
 
@@ -144,6 +147,8 @@ class Loop:
         self._last_commit = time.monotonic()
         self._next_shot = 0.0  # not before this time, where there is a pace
         self._outran_at: float | None = None  # since when a model is waited for
+        self._untaught = ""  # why the newest training failed
+        self._untold: Sequence[tuple[int, int, int]] = store.notes.get(UNTOLD, ())
         self._started: float | None = None  # None while nothing is sampled: seeding and pauses do not count
         status = restore_status(store, target)
         self._seconds_before = status.seconds
@@ -169,7 +174,7 @@ class Loop:
                     self._prepare(model, density)
                     self._sample()
             done = self._status.steps >= self._status.target
-            self._finish(RunState.FINISHED if done else RunState.STOPPED, "")
+            self._finish(RunState.FINISHED if done else RunState.STOPPED, self._untaught)
         except SeedingStoppedError as stopped:
             self._finish(RunState.STOPPED, str(stopped))
         except BaseException as error:
@@ -190,7 +195,7 @@ class Loop:
         else:
             self._prepare_workers(observables)
         chains = restore_chains(store, observables, config.sampling.chains)
-        self._sampler = Sampler(config.sampling, chains, model, density)
+        self._sampler = Sampler(config.sampling, chains, model, density, restore_dropped(store))
         self._stored_paths = StoredPaths(store, config, observables, (chain.path.shot for chain in chains))
         self._update(message="")
         if self._recruits is not None:
@@ -349,6 +354,8 @@ class Loop:
                 self._adopt(future)
                 continue
             flight = self._flights.pop(future)
+            if future.cancelled():
+                continue
             result = result_of(future, flight.task)
             if isinstance(result, ShotFailure):
                 self._fail_shot(flight, result)
@@ -472,8 +479,10 @@ class Loop:
             self._store.log(
                 "training failed", n_shots=self._last_lesson_shots, error=f"{type(error).__name__}: {error}"
             )
-            self._update(message=f"training failed: {error}")
+            self._untaught = f"training failed: {error}"
+            self._update(message=self._untaught)
             return
+        self._untaught = ""
         self._store.write_model(lesson.version, lesson.data, lesson.report)
         self._sampler.adopt(Committor.from_bytes(lesson.data), lesson.density)
         self._update(model_version=lesson.version, validation_loss=lesson.report["validation_loss"])
@@ -493,7 +502,11 @@ class Loop:
         self._update(state=RunState.RUNNING)
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + DRAIN_SECONDS
+        """Let shots finish that have begun; of the others nothing is known, and they may be dropped."""
+        for future in self._flights:
+            future.cancel()
+        on_gpus = self._status.platform in GPU_PLATFORMS
+        deadline = time.monotonic() + (GPU_DRAIN_SECONDS if on_gpus else DRAIN_SECONDS)
         while self._flights and time.monotonic() < deadline:
             self._harvest(max(0.0, deadline - time.monotonic()))
 
@@ -517,8 +530,11 @@ class Loop:
     def _commit(self, **changes: Any) -> None:
         self._update(seconds=self._seconds(), **changes)
         status = self._status
+        if self._stored_paths is not None:  # the chains stand
+            self._untold = self._sampler.untold
         self._store.commit(
             {
+                UNTOLD: self._untold,
                 "state": status.state.value,
                 "target": status.target,
                 "seconds": status.seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from separatrix.records import (
     Status,
 )
 from separatrix.store import Store
+
+UNTOLD: Final = "in_flight"
+"""Note of a run: (chain, step, model version) of trials that had no outcome at the last commit."""
 
 
 def shot_row(
@@ -109,10 +112,30 @@ def restore_model(store: Store) -> tuple[Committor, Density, int]:
     A run without a model gets the untrained one, which sees p = 1/2 everywhere.
     """
     versions = store.model_versions()
-    if not versions:
+    return _restore_version(store, versions[-1] if versions else 0)
+
+
+def restore_dropped(store: Store) -> dict[int, tuple[int, Committor, Density]]:
+    """Return what selected the trials that had no outcome at the last commit.
+
+    What the run does not hold any more, since it was repaired, is left out.
+
+    Returns
+    -------
+    dict
+        (step, model, density under it) by chain.
+    """
+    untold = store.notes.get(UNTOLD, ())
+    wanted = {version for _, _, version in untold} & {0, *store.model_versions()}
+    selections = {version: _restore_version(store, version)[:2] for version in wanted}
+    return {chain: (step, *selections[version]) for chain, step, version in untold if version in wanted}
+
+
+def _restore_version(store: Store, version: int) -> tuple[Committor, Density, int]:
+    if version == 0:
         return Committor.untrained(store.feature_names, store.state_names), Density(), 0
-    report = store.model_report(versions[-1])
-    model = Committor.from_bytes(store.model(versions[-1]))
+    report = store.model_report(version)
+    model = Committor.from_bytes(store.model(version))
     model.check_columns(store.feature_names)
     return model, Density(counts=tuple(report["density"])), int(report["n_shots"])
 

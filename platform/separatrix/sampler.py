@@ -8,7 +8,7 @@ goes on exactly as it would have, and there is no generator to store.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,10 +52,19 @@ class Sampler:
     chains : where each chain stands
     model : committor model that selects from now on
     density : density of the accepted frames between the states under this model
+    dropped : (step, model, density) by chain of trials that were asked so and never told; they are asked so again
     """
 
-    def __init__(self, config: SamplingConfig, chains: Iterable[ChainState], model: Model, density: Density) -> None:
+    def __init__(
+        self,
+        config: SamplingConfig,
+        chains: Iterable[ChainState],
+        model: Model,
+        density: Density,
+        dropped: Mapping[int, tuple[int, Model, Density]] | None = None,
+    ) -> None:
         self._config = config
+        self._dropped = dict(dropped or {})
         self._select = selector_named(config.selector)
         self._chains = {state.chain: state for state in chains}
         self._pending: dict[int, _Pending] = {}
@@ -83,6 +92,16 @@ class Sampler:
         """Number of trials asked and not yet told."""
         return len(self._pending)
 
+    @property
+    def untold(self) -> list[tuple[int, int, int]]:
+        """(chain, step, model version) of each trial without an outcome, with those that an earlier session dropped.
+
+        What is dropped when a run ends has to come again as it was: long trials are dropped more often than short ones,
+        and drawn anew, paths would come out too short.
+        """
+        asked = [(chain, pending.task.step, pending.model.version) for chain, pending in self._pending.items()]
+        return asked + [(chain, step, model.version) for chain, (step, model, _) in self._dropped.items()]
+
     def adopt(self, model: Model, density: Density) -> None:
         """Select with a new model from the next ``ask`` on; trials in flight keep the one they were asked with."""
         self._model, self._density = model, density
@@ -100,6 +119,8 @@ class Sampler:
     def ask(self, chain: int) -> ShotTask:
         """Choose a shooting point on the chain's path and return the trial to make.
 
+        A trial that was dropped is chosen by what chose it then.
+
         Raises
         ------
         ValueError
@@ -110,10 +131,8 @@ class Sampler:
         state = self._chains[chain]
         rng = np.random.default_rng((self._config.seed, chain, state.step))
         seed = int(rng.integers(2**63))
-        if chain not in self._weights:
-            logits = self._interior_logits(state.path, self._model)
-            self._weights[chain] = (logits, self._weigh(logits, self._density))
-        logits, weights = self._weights[chain]
+        model, density = self._selecting(state)
+        logits, weights = self._weighed(state, model, density)
         frame = choose_frame(weights, rng)
         chosen = logits[frame - 1 : frame]
         choice = Choice(
@@ -127,10 +146,10 @@ class Sampler:
             step=state.step,
             snapshot=state.path.snapshot(frame),
             seed=seed,
-            model=self._model.version,
+            model=model.version,
             frame=frame,
         )
-        self._pending[chain] = _Pending(task, choice, self._model, self._density, rng)
+        self._pending[chain] = _Pending(task, choice, model, density, rng)
         return task
 
     def tell(self, outcome: ShotOutcome, shot: int) -> ChainStep:
@@ -180,6 +199,20 @@ class Sampler:
         if pending is None or pending.task.step != step:
             raise ValueError(f"trial ({chain}, {step}) was not asked for, or was told before")
         return self._pending.pop(chain)
+
+    def _selecting(self, state: ChainState) -> tuple[Model, Density]:
+        step, model, density = self._dropped.pop(state.chain, (state.step, self._model, self._density))
+        return (model, density) if step == state.step else (self._model, self._density)
+
+    def _weighed(self, state: ChainState, model: Model, density: Density) -> tuple[FloatArray, FloatArray]:
+        """Return the logits and the weights of the inner frames of a chain's path; those of now are kept."""
+        known = self._weights.get(state.chain) if model is self._model else None
+        if known is None:
+            logits = self._interior_logits(state.path, model)
+            known = logits, self._weigh(logits, density)
+            if model is self._model:
+                self._weights[state.chain] = known
+        return known
 
     def _interior_logits(self, path: Path, model: Model) -> FloatArray:
         return np.asarray(model.logits(path.features[1:-1]), dtype=float)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -97,6 +98,36 @@ def test_a_sampler_restored_from_its_chains_goes_on_identically() -> None:
     config = SamplingConfig(selector="lorentzian", seed=5, chains=2)
     second = Sampler(config, first.chains, Linear(), Density())
     assert drive(second, 70, first_shot=50) == whole[50:]
+
+
+def test_a_dropped_trial_comes_again_as_it_was_though_another_model_selects_by_now() -> None:
+    """Drawn anew, long trials, which are dropped more often than short ones, would be too few."""
+    config = SamplingConfig(selector="lorentzian", seed=5, chains=3)
+    models = [(Linear(version=version, slope=version - 2.5), Density()) for version in range(6)]
+    again, anew = [], []
+    for version, (old, new) in enumerate(pairwise(models)):
+        first = Sampler(config, [seed_state(chain) for chain in range(3)], *old)
+        drive(first, 30 * version)
+        tasks = {chain: first.ask(chain) for chain in (0, 2)}
+        assert sorted(first.untold) == [(chain, tasks[chain].step, version) for chain in (0, 2)]
+        dropped = {chain: (step, *models[by]) for chain, step, by in first.untold}
+        second = Sampler(config, first.chains, *new, dropped)
+        assert sorted(second.untold) == sorted(first.untold), "a session that ends before it asks forgets nothing"
+        for chain, task in tasks.items():
+            repeated = second.ask(chain)
+            again.append((repeated.frame, repeated.seed, repeated.model) == (task.frame, task.seed, task.model))
+            anew.append(Sampler(config, first.chains, *new).ask(chain).frame == task.frame)
+            assert second.tell(walk(repeated), 500) == first.tell(walk(task), 500)
+        assert second.ask(1).model == new[0].version
+        assert second.ask(0).model == new[0].version, "only that trial"
+    assert all(again)
+    assert not all(anew), "the control"
+
+
+def test_a_dropped_trial_of_another_step_is_forgotten() -> None:
+    config = SamplingConfig(selector="lorentzian", seed=5, chains=1)
+    sampler = Sampler(config, [seed_state(0)], Linear(version=2), Density(), {0: (7, Linear(version=1), Density())})
+    assert sampler.ask(0).model == 2
 
 
 def test_told_out_of_order_chains_are_the_same() -> None:
