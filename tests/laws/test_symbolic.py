@@ -341,6 +341,15 @@ def test_text_that_is_no_formula_is_refused_and_not_executed(text):
         parsed(text, ["x"])
 
 
+def test_names_of_any_signs_are_read_back():
+    """Python's parser folds identifiers: the micro sign to the Greek letter, and a raised 2 it does not know at all."""
+    columns = ["r \u00b5m", "r \u03bcm", "area nm\u00b2", "\u03d5", "\u2776 first", "\u00c5", "x\u0301", "\u00bd"]
+    names = symbols_for(columns)
+    assert list(names.values()) == columns
+    for name in names:
+        assert parsed(f"2*{name}", names) == 2 * sympy.Symbol(name)
+
+
 def test_text_is_read_back_as_it_was_written_and_typeset_with_the_names_of_columns():
     text = "1.5*sin_phi - 2.3e-5*exp(-0.7*x_1)/(1.0 + x_1**2) + sqrt(x_1) + x_1**(-3) - log(2*sin_phi)"
     symbols = {"sin_phi": "sin phi", "x_1": "1"}

@@ -7,6 +7,7 @@ import keyword
 import math
 import operator
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
@@ -226,11 +227,17 @@ def symbols_for(columns: Sequence[str]) -> dict[str, str]:
     {'phi': 'phi', 'sin_psi': 'sin psi', 'distance_A_B': 'distance A-B'}
     >>> list(symbols_for(["G5(Li, O, lambda=+1)", "G5(Li, O, lambda=-1)"]))
     ['G5_Li_O_lambda_plus_1', 'G5_Li_O_lambda_minus_1']
+
+    Signs are those that Python's parser makes of them (NFKC): the micro sign is the Greek letter, a raised 2 a 2.
+
+    >>> [name.isascii() for name in symbols_for(["area (nm\N{SUPERSCRIPT TWO})", "r (\N{MICRO SIGN}m)"])]
+    [True, False]
     """
     names: dict[str, str] = {}
     for column in columns:
         signed = column.replace("=+", "_plus_").replace("=-", "_minus_")
-        plain = re.sub(r"\W+", "_", signed).strip("_") or "x"
+        signs = (sign if f"_{sign}".isidentifier() else " " for sign in unicodedata.normalize("NFKC", signed))
+        plain = re.sub(" +", "_", "".join(signs)).strip("_") or "x"
         name = (
             plain if plain[0].isalpha() and not keyword.iskeyword(plain) and not hasattr(sympy, plain) else f"x_{plain}"
         )

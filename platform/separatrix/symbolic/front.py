@@ -12,6 +12,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from separatrix.errors import AnalysisError
 from separatrix.symbolic.formula import Formula, evaluate, loss_of, rounded, symbols_for, text_of, to_sympy
 from separatrix.symbolic.islands import Archive, Candidate
 from separatrix.symbolic.kernels import Table, copied, fit
@@ -153,7 +154,10 @@ def _judged(
         training_loss=math.nan,
         validation_loss=math.nan,
     )
-    q = evaluate(formula.sympy, columns)  # of the text: what is handed out is what is judged
+    try:
+        q = evaluate(formula.sympy, columns)  # of the text: what is handed out is what is judged
+    except AnalysisError:  # such as a power that is not read, which sympy made of an exponential of a logarithm
+        return None
     return replace(
         formula,
         training_loss=loss_of(q[fitting], shots.to_b[fitting], shots.trials[fitting]),
