@@ -70,11 +70,10 @@ def draw(reader: Reader, configurations: int, seed: int) -> Configurations:
     rows = rows[evenly_spread(model.p_B(frames["features"][rows]), configurations, rng)]
     shot = frames["shot"][rows].astype(np.int64)
     frame = frames["offset"][rows] + shots["shooting_frame"][shot].astype(np.int64)
-    paths = [reader.path_positions(each) for each in shot.tolist()]
-    boxes = [box[at] for (_, box), at in zip(paths, frame.tolist(), strict=True) if box is not None]
+    positions, box = _frames_of(reader, shot, frame)
     return Configurations(
-        positions=np.stack([positions[at] for (positions, _), at in zip(paths, frame.tolist(), strict=True)]),
-        box=np.stack(boxes) if boxes else None,
+        positions=positions,
+        box=box,
         features=frames["features"][rows],
         cvs=frames["cvs"][rows],
         q=model.q(frames["features"][rows]),
@@ -82,6 +81,20 @@ def draw(reader: Reader, configurations: int, seed: int) -> Configurations:
         frame=frame,
         model=model.version,
     )
+
+
+def _frames_of(reader: Reader, shot: IntArray, frame: IntArray) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return (n, n_atoms, 3) and (n, 3, 3) of single frames, one path in memory at a time: water is large."""
+    positions: dict[int, NDArray[Any]] = {}
+    boxes: dict[int, NDArray[Any]] = {}
+    for each in np.unique(shot).tolist():
+        path, box = reader.path_positions(each)
+        for row in np.flatnonzero(shot == each).tolist():
+            positions[row] = path[frame[row]].copy()
+            if box is not None:
+                boxes[row] = box[frame[row]].copy()
+    rows = range(len(shot))
+    return np.stack([positions[row] for row in rows]), np.stack([boxes[row] for row in rows]) if boxes else None
 
 
 def _candidates(frames: _Columns, shots: _Columns, stored: NDArray[np.bool_], wanted: int) -> IntArray:
