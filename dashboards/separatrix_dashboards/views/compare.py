@@ -33,6 +33,7 @@ from separatrix_dashboards.hub import Query
 from separatrix_dashboards.theme import GREY, SERIES, STATE_CHIPS
 from separatrix_dashboards.views.base import fact
 from separatrix_dashboards.views.live_figures import ideal_yield, is_reference, newest_calibration, overlay
+from separatrix_dashboards.views.paths.choice import counted, frame_time
 from separatrix_dashboards.words import escaped, with_error
 
 POINTS = 500
@@ -144,14 +145,15 @@ def summary_of(feed: Feed, snapshot: RunSnapshot) -> RunSummary:
 
 def summarize(snapshot: RunSnapshot) -> RunSummary:
     """Return what comparing needs of a run."""
-    shots, sampling = snapshot.shots, snapshot.config.sampling
+    shots = snapshot.shots
     hits = are_transitions(shots["ends"])
     rows = thinned(snapshot.n_shots, POINTS)
     found, md_steps = cumulative_transitions(hits), np.cumsum(shots["md_steps"])
-    paths = shots["chain"], shots["accepted"], shots["n_frames"]
-    frame_time = sampling.stride * snapshot.config.dynamics.timestep / 1000
-    mean_time = running_transition_time(*paths, frame_time=frame_time)
-    timed = rows[np.isfinite(mean_time.value[rows])]
+    counting = np.flatnonzero(~shots["burn_in"])
+    paths = counted(snapshot)
+    mean_time = running_transition_time(**paths, frame_time=frame_time(snapshot))
+    timed = thinned(len(counting), POINTS)
+    timed = timed[np.isfinite(mean_time.value[timed])]
     rate = transitions_per_md_step(hits, shots["md_steps"] / 1e6)
     fit = newest_calibration(snapshot) or {}
     loss = snapshot.status.validation_loss
@@ -165,11 +167,11 @@ def summarize(snapshot: RunSnapshot) -> RunSummary:
         shots=np.append(0, rows + 1),
         md_steps=np.append(0.0, md_steps[rows] / 1e6),
         found=Series(value=np.append(0.0, found.value[rows]), error=np.append(0.0, found.error[rows])),
-        time_shots=timed + 1,
+        time_shots=counting[timed] + 1,
         mean_time=Series(value=mean_time.value[timed], error=mean_time.error[timed]),
         share=transition_yield(hits),
         rate=rate,
-        time=transition_times(*paths, frame_time=frame_time).mean,
+        time=transition_times(**paths, frame_time=frame_time(snapshot)).mean,
         validation_loss=math.nan if loss is None else loss,
         # Of more than two states there is one for each, and none of the run.
         slope=_UNKNOWN if fit.get("slope") is None else Estimate(value=fit["slope"], error=fit["slope_error"]),
