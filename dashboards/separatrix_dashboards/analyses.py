@@ -115,7 +115,7 @@ class Analyses:
         code = process.returncode
         with self._lock:
             known = self._known[place]
-            unexpected = code not in (0, 130) and not known.problem
+            unexpected = code not in (0, 130, -signal.SIGINT) and not known.problem  # -SIGINT: before it could listen
             problem = (
                 f"it ended with exit code {code}; the log of the server tells more" if unexpected else known.problem
             )

@@ -6,6 +6,7 @@ whole library into the cell.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
@@ -14,6 +15,7 @@ import panel as pn
 import param
 from panel.custom import AnyWidgetComponent
 
+from separatrix.errors import ConfigError
 from separatrix_dashboards.theme import CSS
 
 WIDGET_CSS: Final = (files("separatrix_dashboards") / "widgets.css").read_text(encoding="utf-8")
@@ -61,6 +63,19 @@ def integer(label: str, value: int, *, least: int = 0, step: int = 1, **more: An
     return pn.widgets.IntInput(label=label, value=value, start=least, step=step, **{**_COMMON, "width": 110, **more})
 
 
+def number_in(field: pn.widgets.IntInput) -> int:
+    """Return what stands in a field for a whole number.
+
+    Raises
+    ------
+    ConfigError
+        If it was left empty.
+    """
+    if field.value is None:
+        raise ConfigError(f"{field.label}: expected a number, the field is empty")
+    return int(field.value)
+
+
 def checkbox(label: str, value: bool = False, **more: Any) -> pn.widgets.Checkbox:
     """Return a box to tick."""
     return pn.widgets.Checkbox(label=label, value=value, **{**_COMMON, **more})
@@ -72,9 +87,13 @@ def slider(label: str, **more: Any) -> pn.widgets.IntSlider:
 
 
 def download(label: str, content: Callable[[], Any], filename: str, **more: Any) -> pn.widgets.FileDownload:
-    """Return a button that makes a file when it is clicked."""
+    """Return a button that makes a file when it is clicked, in a thread: meanwhile the other pages go on."""
+
+    async def made() -> Any:
+        return await asyncio.to_thread(content)
+
     return pn.widgets.FileDownload(
-        callback=content, filename=filename, label=label, color="default", **{**_COMMON, "width": 170, **more}
+        callback=made, filename=filename, label=label, color="default", **{**_COMMON, "width": 170, **more}
     )
 
 

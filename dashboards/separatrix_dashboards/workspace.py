@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from separatrix_dashboards.access import VISITOR, Role
 
@@ -35,6 +36,7 @@ class Workspace:
     users: Users | None = None
     read_only: bool = False
     sandbox: Sandbox | None = None
+    _stamps: WeakKeyDictionary[Any, str] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     def user(self) -> str | None:
         """Return who opened the current document; None without signing in."""
@@ -53,10 +55,16 @@ class Workspace:
         """Return what the user of the current document may do now; ask again with every control.
 
         Without users everybody is an operator: such a server listens to this machine alone. With users, whoever is
-        not known, or no longer, may at most look at what is on the page already.
+        not known, or no longer, or has had another password since the document was made, may at most look at what is on
+        the page already.
         """
         if self.read_only:
             return Role.VIEWER
         if self.users is None:
             return Role.OPERATOR
-        return self.users.role(self.user()) or Role.VIEWER
+        from panel import state  # noqa: PLC0415
+
+        user = self.users.find(self.user())
+        if user is None or self._stamps.setdefault(state.curdoc, user.stamp) != user.stamp:
+            return Role.VIEWER
+        return user.role

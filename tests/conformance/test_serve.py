@@ -463,6 +463,14 @@ def test_a_viewer_finds_every_control_refused_and_so_does_who_was_an_operator(se
         assert ask("start", "first").startswith("PermissionDeniedError"), "an open page keeps no rights"
         users.write_text(users.read_text().replace("users.anna", "users.carl"))
         assert ask("look", "first") == "anna is viewer, 0 busy"
+    add_user(users, "dora", Role.OPERATOR, "dora's password")
+    dora = Browser(server.url)
+    dora.sign_in("dora", "dora's password")
+    with opened(server, dora, monkeypatch) as ask:
+        assert ask("look", "first") == "dora is operator, 0 busy"
+        add_user(users, "dora", Role.OPERATOR, "another password")
+        assert ask("look", "first") == "dora is viewer, 0 busy", "nor under a password that is no more"
+        assert ask("start", "first").startswith("PermissionDeniedError")
     assert anna.get("/")[1].startswith(f"{server.url}/login"), "who is taken out of the file is out"
     add_user(users, "ben", Role.OPERATOR, "another password")
     assert ben.get("/")[1].startswith(f"{server.url}/login"), "a new password ends what the old one opened"

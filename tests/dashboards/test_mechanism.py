@@ -134,6 +134,27 @@ def test_an_analysis_can_be_cancelled_and_keeps_what_it_found(landscape_run, tmp
     assert not read(path).result("mechanism")["complete"]
 
 
+def test_an_analysis_can_be_cancelled_before_it_has_begun(landscape_run, tmp_path):
+    path = shutil.copytree(landscape_run, tmp_path / "run")
+    analyses = Analyses()
+    analyses.start(path, "explain", {"generations": 1_000_000}, role=Role.OPERATOR)
+    analyses.cancel(path, "explain", role=Role.OPERATOR)
+    until(lambda: not analyses.of(path)["explain"].running)
+    assert analyses.of(path)["explain"].problem == ""
+
+
+def test_an_emptied_field_of_an_analysis_is_told(landscape_run, tmp_path):
+    path = shutil.copytree(landscape_run, tmp_path / "run")
+    _, panel = viewed(path, Role.OPERATOR, ValidationView)
+    with DOCUMENT:
+        (start,) = [button for button in panel.select(pn.widgets.Button) if button.label == "Validate"]
+        (field,) = [field for field in panel.select(pn.widgets.IntInput) if field.label == "shots of each"]
+        field.value = None
+        start.clicks += 1
+    said = [str(pane.object) for pane in panel.select(lambda pane: hasattr(pane, "object"))]
+    assert any("shots of each: expected a number" in text for text in said)
+
+
 def test_analyses_that_cannot_be_are_refused_or_say_why(empty_run):
     analyses = Analyses()
     with pytest.raises(PermissionDeniedError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from dataclasses import replace
 
@@ -25,7 +27,7 @@ from separatrix_dashboards.views.mechanism.relevance import draw_relevance, rele
 from separatrix_dashboards.views.registry import VIEWS
 from separatrix_dashboards.views.validation import ValidationView, scores_html
 from separatrix_dashboards.views.validation import how_to_get_it as how_to_validate
-from separatrix_dashboards.widgets import CopyText
+from separatrix_dashboards.widgets import CopyText, download
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -145,6 +147,20 @@ def test_a_forged_control_is_refused(landscape_run, hub, pool):
     assert "only operators may" in head._problem.object
     with pytest.raises(PermissionDeniedError):
         pool.start(landscape_run, role=Role.VIEWER)
+
+
+def test_an_emptied_number_is_told_and_the_button_can_be_clicked_again(landscape_run, hub, pool):
+    head = Head(watched(hub, landscape_run).scope(), pool, lambda: Role.OPERATOR, hub.refresh)
+    head.__panel__()
+    head._target.value = None  # as browsers send it
+    head._on_start(None)
+    assert "target steps: expected a number" in head._problem.object
+    assert not head._start.disabled
+
+
+def test_files_are_made_in_a_thread():
+    button = download("PDB", threading.current_thread, "path.pdb")
+    assert asyncio.run(button.callback()) is not threading.current_thread()
 
 
 def test_a_problem_is_shown_and_what_comes_from_outside_is_escaped(failed_run):

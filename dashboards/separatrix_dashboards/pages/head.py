@@ -23,7 +23,7 @@ from separatrix_dashboards.feeds import RunSnapshot
 from separatrix_dashboards.sessions import SessionPool
 from separatrix_dashboards.theme import STATE_CHIPS, html
 from separatrix_dashboards.views.base import Scope, bar, fact
-from separatrix_dashboards.widgets import button, integer
+from separatrix_dashboards.widgets import button, integer, number_in
 from separatrix_dashboards.words import escaped, lasting, with_error
 
 _LIVE = (RunState.RUNNING, RunState.SEEDING)
@@ -111,7 +111,7 @@ class Head:
         self._do(lambda pool: pool.start(self._scope.feed.path, **self._wanted(), role=self._role()))
 
     def _wanted(self) -> dict[str, int]:
-        return {"steps": int(self._target.value), "workers": int(self._workers.value)}
+        return {"steps": number_in(self._target), "workers": number_in(self._workers)}
 
     def _on_pause(self, _: Any) -> None:
         path = self._scope.feed.path

@@ -149,7 +149,7 @@ class NewSession:
         )
         self.use = pmui.Button(label="Fill the form with this text", variant="outlined", margin=(8, 0, 0, 0))
         self._own_problem = html("", margin=(8, 0, 0, 0))
-        self.upload.param.watch(self._take_file, "value")
+        self.upload.param.watch(self._take_file, "value", onlychanged=False)  # what it names may have changed
         self.upload.param.watch(lambda event: self._complain(event.new), "refusal")
         self.use.on_click(lambda _: self.take_toml(self.paste.value_input or ""))
         content = (self.upload, self.paste, self.use, self._own_problem)

@@ -19,7 +19,7 @@ from separatrix_dashboards.hub import Failure
 from separatrix_dashboards.theme import BLUE, GREY, empty, html
 from separatrix_dashboards.views.analysis import AnalysisControls
 from separatrix_dashboards.views.base import Scope, View, card, fact, result_query
-from separatrix_dashboards.widgets import integer, select
+from separatrix_dashboards.widgets import integer, number_in, select
 from separatrix_dashboards.words import escaped, with_error
 
 Result = Mapping[str, Any]
@@ -75,7 +75,7 @@ class ValidationView(View):
             self.scope,
             "validate",
             "Validate",
-            lambda: {"configurations": configurations.value, "shots": shots.value},
+            lambda: {"configurations": number_in(configurations), "shots": number_in(shots)},
             configurations,
             shots,
         )

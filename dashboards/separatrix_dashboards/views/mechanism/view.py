@@ -28,7 +28,7 @@ from separatrix_dashboards.views.mechanism.formulas import (
     typeset_html,
 )
 from separatrix_dashboards.views.mechanism.relevance import draw_relevance, relevance_note
-from separatrix_dashboards.widgets import CopyText, integer, one_of, select
+from separatrix_dashboards.widgets import CopyText, integer, number_in, one_of, select
 from separatrix_dashboards.words import escaped, with_error
 
 _MAP_HEIGHT = 300
@@ -56,7 +56,7 @@ class MechanismView(View):
             self.scope,
             "explain",
             "Explain",
-            lambda: {"inputs": inputs.value or None, "generations": generations.value},
+            lambda: {"inputs": inputs.value or None, "generations": number_in(generations)},
             inputs,
             generations,
         )

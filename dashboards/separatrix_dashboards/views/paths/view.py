@@ -51,6 +51,7 @@ class PathsView(View):
         self._queries: tuple[Query, ...] = ()
         self._chosen_at = 0.0
         self._built = False
+        self._files: dict[str, pn.widgets.FileDownload] = {}
         self._empty = empty("")
         self._place = pn.Column(self._empty, sizing_mode="stretch_width", margin=0)
         self._paths: AcceptedPaths | None = None
@@ -137,6 +138,8 @@ class PathsView(View):
     def _ask(self, shot: int) -> None:
         """Ask for what is known of a path, quickly, and for its positions, which may take a moment."""
         self._chosen_at = time.monotonic()
+        for suffix, button in self._files.items():
+            button.filename = f"{self.feed.path.name}-shot-{shot}.{suffix}"
         known, positions = path_query(shot), positions_query(shot)
         before = self._queries or (None, None)
         self._queries = known, positions
@@ -165,7 +168,6 @@ class PathsView(View):
 
     def _file(self, suffix: str) -> io.BytesIO:
         shot = self._choice.shot
-        self._files[suffix].filename = f"{self.feed.path.name}-shot-{shot}.{suffix}"
         trajectory = self.feed.reader.path_trajectory(*self.feed.positions(shot))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"path.{suffix}"
