@@ -145,7 +145,8 @@ def test_in_alanine_dipeptide_phi_leads_in_both_views(tmp_path: Path) -> None:
     by_gradient = sorted(by_loss, key=lambda row: -math.hypot(row.gradient or 0.0, row.gradient_std or 0.0))
     print()
     for row in by_loss[:5]:
-        print(f"{row.name}: {row.mean:.4f} +- {row.std:.4f}, {row.gradient:.3f} +- {row.gradient_std:.3f} of q along paths")
+        share = f"{row.gradient:.3f} +- {row.gradient_std:.3f} of q along paths"
+        print(f"{row.name}: {row.mean:.4f} +- {row.std:.4f}, {share}")
     # The bond before phi turns with it: the theta of Bolhuis, Dellago and Chandler (2000).
     phi, theta = "dihedral ACE1-C ALA2-N ALA2-CA ALA2-C", "dihedral ACE1-CH3 ACE1-C ALA2-N ALA2-CA"
     assert by_loss[0].name == by_gradient[0].name == phi
