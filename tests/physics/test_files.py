@@ -166,6 +166,15 @@ def test_every_frame_of_every_file_is_a_start(folder, content):
     np.testing.assert_allclose(starts["three.xtc[2]"].positions, frames[2], atol=1e-3)
 
 
+def test_every_frame_has_the_box_it_was_written_with(folder, content):
+    terms, positions = Terms(content.topology, flexible(content)), nm(content.positions)
+    text = "".join(gro(terms, positions, (edge, edge, edge)) for edge in (3.0, 4.0))
+    (folder / "growing.gro").write_text(text)
+    starts = built(folder, topology="ala.top", starts=["growing.gro"]).starts
+    edges = [np.diag(start.box).tolist() for start in starts.values()]
+    assert edges == [[3.0] * 3, [4.0] * 3]
+
+
 # -- topologies as they are stored -------------------------------------------------------------------------------------
 
 

@@ -39,10 +39,10 @@ def read_frames(file: Path, topology: app.Topology, where: str) -> tuple[Snapsho
             frames: tuple[Snapshot, ...] = (Snapshot(positions=_nm(content.positions), box=box_of(content.boxVectors)),)
         case ".gro":
             content = parsed(where, file, lambda: app.GromacsGroFile(str(file)))
-            frames = frames_of(content, content.getPeriodicBoxVectors())
+            frames = frames_of(content)
         case ending if ending in PDB + CIF:
             content = read_structure(file, where)
-            frames = frames_of(content, content.topology.getPeriodicBoxVectors())
+            frames = frames_of(content)
         case _:
             frames = _read_trajectory(file, topology, where)
     _check(file, frames, topology.getNumAtoms(), where)
@@ -58,11 +58,19 @@ def read_structure(file: Path, where: str) -> Any:
     return parsed(where, file, lambda: reader(io.StringIO(text)))
 
 
-def frames_of(content: Any, vectors: Any) -> tuple[Snapshot, ...]:
-    """Return the frames of what a reader of OpenMM made of a file, all with one box."""
-    box = box_of(vectors)
+def frames_of(content: Any) -> tuple[Snapshot, ...]:
+    """Return the frames of what a reader of OpenMM made of a file: in Gromacs' format each has a box, else all have one.
+
+    Parameters
+    ----------
+    content : what the reader made
+    """
     frames = range(content.getNumFrames())
-    return tuple(Snapshot(positions=_nm(content.getPositions(asNumpy=True, frame=i)), box=box) for i in frames)
+    if isinstance(content, app.GromacsGroFile):
+        boxes = [box_of(content.getPeriodicBoxVectors(frame=i)) for i in frames]
+    else:
+        boxes = [box_of(content.topology.getPeriodicBoxVectors())] * len(frames)
+    return tuple(Snapshot(positions=_nm(content.getPositions(asNumpy=True, frame=i)), box=boxes[i]) for i in frames)
 
 
 def box_of(vectors: Any) -> Float32Array | None:
