@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import numpy as np
-import openmm
 from openmm import app, unit
-from openmm.app.internal.unitcell import reducePeriodicBoxVectors
 
 from separatrix.errors import SeparatrixError, SystemBuildError
 from separatrix.records import Float32Array, Snapshot
 from separatrix.systems import reading
-from separatrix.trajectory import read_trajectory
+from separatrix.trajectory import read_trajectory, reduced_boxes
 
 PDB: Final = (".pdb", ".ent")
 CIF: Final = (".cif", ".mmcif", ".pdbx")
@@ -78,11 +76,8 @@ def box_of(vectors: Any) -> Float32Array | None:
     if vectors is None:
         return None
     given = vectors.value_in_unit(unit.nanometer) if unit.is_quantity(vectors) else vectors
-    box = np.array([[float(part) for part in vector] for vector in given])
-    if not np.abs(np.diag(box)).min() > 0:
-        return None
-    reduced = reducePeriodicBoxVectors([openmm.Vec3(*vector) for vector in box] * unit.nanometer)
-    return np.array(reduced.value_in_unit(unit.nanometer), dtype=np.float32)
+    boxes = reduced_boxes(np.array([[[float(part) for part in vector] for vector in given]]))
+    return None if boxes is None else boxes[0]
 
 
 def parsed(where: str, file: Path, read: Callable[[], Any]) -> Any:
@@ -125,7 +120,7 @@ def _read_trajectory(file: Path, topology: app.Topology, where: str) -> tuple[Sn
     except SeparatrixError as error:
         raise SystemBuildError(str(error)) from None
     return tuple(
-        Snapshot(positions=frame, box=None if boxes is None else box_of(boxes[i])) for i, frame in enumerate(positions)
+        Snapshot(positions=frame, box=None if boxes is None else boxes[i]) for i, frame in enumerate(positions)
     )
 
 
