@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
+import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -17,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from separatrix.errors import ConfigError, quoted
 
 MAX_TOML_BYTES: Final = 8 * 2**20
+
+_DATES: Final = (date, time)
 
 _MAX_PARTS: Final = 32
 # Python's parser takes the square of the time for a key of many parts: a.a.a.a
@@ -359,8 +364,8 @@ class RunConfig(_Section):
 _RECORDS: Mapping[str, type[_Section]] = {"extra": ExtraParticles, "symmetry_functions": SymmetryFunctionsConfig}
 """Lists of tables."""
 
-_ALTERNATIVES = frozenset({*_SYSTEMS, "str", "list[int]"})
-"""What pydantic puts into the place of an error where several types are allowed, and nobody wrote."""
+_EITHER = frozenset({"centers", "neighbors"})
+"""Keys whose values are of one of several types."""
 
 
 _PATHS: Mapping[str, tuple[str, ...]] = {
@@ -380,11 +385,18 @@ def validated(model: type[_Model], data: Mapping[str, Any], *, where: str) -> _M
     """
     try:
         # JSON mode is strict about types and still takes arrays for tuples.
-        return model.model_validate_json(json.dumps(data))
+        return model.model_validate_json(json.dumps(data, default=_refused))
     except ValidationError as error:
         raise ConfigError(_first_problem(model, data, error, where)) from None
     except TypeError as error:
         raise ConfigError(f"{where}: expected plain TOML values, got {error}") from None
+
+
+def _refused(value: object) -> float:
+    """Return for a date of TOML, which JSON has none of, what no key takes either."""
+    if isinstance(value, _DATES):
+        return math.nan
+    raise TypeError(f"an object of type {type(value).__name__}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -400,7 +412,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             octets = file.read(MAX_TOML_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; expected a TOML configuration") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML configuration") from None
     if len(octets) > MAX_TOML_BYTES:
         raise ConfigError(f"{path}: expected a TOML configuration of {MAX_TOML_BYTES // 2**20} MiB at most, found more")
@@ -468,7 +480,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
 
     Values are TOML literals; anything that is none is taken as a string.
     """
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result = copy.deepcopy(dict(data))
     for override in overrides:
         key, separator, text = override.partition("=")
         names = [name.strip() for name in key.split(".")]
@@ -492,7 +504,8 @@ def _literal(text: str) -> Any:
 
 def _first_problem(model: type[BaseModel], data: Any, error: ValidationError, where: str) -> str:
     problem = error.errors(include_url=False)[0]
-    names = [str(part) for part in problem["loc"] if part not in _ALTERNATIVES]
+    place = _written(problem["loc"])
+    names = [str(part) for part in place]
     key = ".".join(name if name.isprintable() and len(name) <= 40 else quoted(name) for name in names)
     match problem["type"]:
         case "extra_forbidden":
@@ -503,10 +516,27 @@ def _first_problem(model: type[BaseModel], data: Any, error: ValidationError, wh
         case "missing":
             return f"{where}: {key}: missing; it has no default"
         case _:
-            found = problem["input"]
-            shown = repr(found) if len(repr(found)) < 80 else type(found).__name__
+            found = _given(data, place)
+            text = str(found) if isinstance(found, _DATES) else repr(found)
+            shown = text if len(text) < 80 else type(found).__name__
             message = problem["msg"][0].lower() + problem["msg"][1:]
             return f"{where}: {key}: {message}, got {shown}"
+
+
+def _written(loc: Sequence[int | str]) -> list[int | str]:
+    """Return the place of an error without what pydantic puts in where several types are allowed."""
+    tags = {("system", kind) for kind in _SYSTEMS}
+    either = {(key, kind) for key in _EITHER for kind in ("str", "list[int]")}
+    pairs = zip((None, *loc), loc, strict=False)
+    return [part for i, (before, part) in enumerate(pairs) if (before, part) not in (tags if i == 1 else either)]
+
+
+def _given(data: Any, place: Sequence[int | str]) -> Any:
+    """Return what stands at a place in plain data."""
+    for part in place:
+        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and part in range(len(data))):
+            data = data[part]
+    return data
 
 
 def _known_keys(model: type[BaseModel], data: Any, names: list[str]) -> list[str]:
