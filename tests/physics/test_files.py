@@ -205,6 +205,18 @@ def test_a_stored_topology_keeps_its_bonds_and_is_stable(tmp_path):
     assert again.residues == atoms.residues
 
 
+@pytest.mark.parametrize("apart", [1, 900, 901, 1800])
+def test_sulfurs_are_bonded_in_a_stored_topology_only_where_they_are_in_the_molecule(apart):
+    topology = app.Topology()
+    chain = topology.addChain()
+    for index in range(apart + 7):
+        sulfur = index in (5, 5 + apart)
+        residue = topology.addResidue("CYS" if sulfur else "AR", chain)
+        element = app.element.sulfur if sulfur else app.element.argon
+        topology.addAtom("SG" if sulfur else "AR", element, residue)
+    assert as_stored(topology).getNumBonds() == 0
+
+
 def test_neighbours_of_one_name_and_number_stay_apart():
     topology = app.Topology()
     chain = topology.addChain()
