@@ -21,6 +21,9 @@ from separatrix.errors import ConfigError, quoted
 
 MAX_TOML_BYTES: Final = 8 * 2**20
 
+MAX_CHAINS: Final = 10_000
+"""Of a run that samples; in one from a table they are groups of rows, of which there may be any number."""
+
 _DATES: Final = (date, time)
 
 _MAX_PARTS: Final = 32
@@ -218,7 +221,12 @@ class SamplingConfig(_Section):
 
     stride: int = _field(10, "MD steps", "Integration steps between saved frames.", ge=1)
     max_frames: int = _field(5000, "frames", "Longest half-trajectory; a longer one makes the trial a rejection.", ge=2)
-    chains: int = _field(2, "", "Independent Monte Carlo chains that share one committor model.", ge=1, le=10_000)
+    chains: int = Field(
+        default=2,
+        description="Independent Monte Carlo chains that share one committor model.",
+        json_schema_extra={"unit": "", "maximum": MAX_CHAINS},
+        ge=1,
+    )
     steps: int = _field(1000, "trials", "Monte Carlo steps in total, summed over chains.", ge=0)
     stored_paths: Literal["whole", "solute"] = _field(
         "whole",
@@ -311,7 +319,13 @@ class RunConfig(_Section):
         ConfigError
             With one line: where, what was expected and what was found.
         """
-        return validated(cls, data, where=where)
+        config = validated(cls, data, where=where)
+        if config.table is None and config.sampling.chains > MAX_CHAINS:
+            raise ConfigError(
+                f"{where}: sampling.chains: input should be less than or equal to {MAX_CHAINS}, got "
+                f"{config.sampling.chains}"
+            )
+        return config
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -534,7 +548,8 @@ def _written(loc: Sequence[int | str]) -> list[int | str]:
 def _given(data: Any, place: Sequence[int | str]) -> Any:
     """Return what stands at a place in plain data."""
     for part in place:
-        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and part in range(len(data))):
+        inside = range(len(data)) if isinstance(data, list) else data
+        if isinstance(inside, Mapping | range) and part in inside:
             data = data[part]
     return data
 

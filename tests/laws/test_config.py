@@ -68,6 +68,7 @@ def test_hash_changes_with_content_and_with_the_order_of_states() -> None:
         (with_value("sampling", "chains", 2.5), r"sampling\.chains: .*integer.*got 2\.5"),
         (with_value("sampling", "chains", True), r"sampling\.chains: .*integer.*got True"),
         (with_value("sampling", "chains", 0), r"sampling\.chains: .*greater than or equal to 1, got 0"),
+        (with_value("sampling", "chains", 10_001), r"sampling\.chains: .*less than or equal to 10000, got 10001"),
         (with_value("system", "temperature", -3.0), r"system\.temperature: .*greater than 0, got -3"),
         (with_value("sampling", "selector", "magic"), r"sampling\.selector: .*'lorentzian'.*got 'magic'"),
         ({"states": {}}, r"system: missing"),

@@ -57,7 +57,7 @@ def read_structure(file: Path, where: str) -> Any:
 
 
 def frames_of(content: Any) -> tuple[Snapshot, ...]:
-    """Return the frames of what a reader of OpenMM made of a file: in Gromacs' format each has a box, else all have one.
+    """Return the frames of what a reader of OpenMM made of a file: of a .gro each has its box, else all have one.
 
     Parameters
     ----------
