@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
+import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -17,6 +20,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from separatrix.errors import ConfigError, quoted
 
 MAX_TOML_BYTES: Final = 8 * 2**20
+
+MAX_CHAINS: Final = 10_000
+"""Of a run that samples; in one from a table they are groups of rows, of which there may be any number."""
+
+_DATES: Final = (date, time)
 
 _MAX_PARTS: Final = 32
 # Python's parser takes the square of the time for a key of many parts: a.a.a.a
@@ -213,7 +221,12 @@ class SamplingConfig(_Section):
 
     stride: int = _field(10, "MD steps", "Integration steps between saved frames.", ge=1)
     max_frames: int = _field(5000, "frames", "Longest half-trajectory; a longer one makes the trial a rejection.", ge=2)
-    chains: int = _field(2, "", "Independent Monte Carlo chains that share one committor model.", ge=1, le=10_000)
+    chains: int = Field(
+        default=2,
+        description="Independent Monte Carlo chains that share one committor model.",
+        json_schema_extra={"unit": "", "maximum": MAX_CHAINS},
+        ge=1,
+    )
     steps: int = _field(1000, "trials", "Monte Carlo steps in total, summed over chains.", ge=0)
     stored_paths: Literal["whole", "solute"] = _field(
         "whole",
@@ -306,7 +319,13 @@ class RunConfig(_Section):
         ConfigError
             With one line: where, what was expected and what was found.
         """
-        return validated(cls, data, where=where)
+        config = validated(cls, data, where=where)
+        if config.table is None and config.sampling.chains > MAX_CHAINS:
+            raise ConfigError(
+                f"{where}: sampling.chains: input should be less than or equal to {MAX_CHAINS}, got "
+                f"{config.sampling.chains}"
+            )
+        return config
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -359,8 +378,8 @@ class RunConfig(_Section):
 _RECORDS: Mapping[str, type[_Section]] = {"extra": ExtraParticles, "symmetry_functions": SymmetryFunctionsConfig}
 """Lists of tables."""
 
-_ALTERNATIVES = frozenset({*_SYSTEMS, "str", "list[int]"})
-"""What pydantic puts into the place of an error where several types are allowed, and nobody wrote."""
+_EITHER = frozenset({"centers", "neighbors"})
+"""Keys whose values are of one of several types."""
 
 
 _PATHS: Mapping[str, tuple[str, ...]] = {
@@ -380,11 +399,18 @@ def validated(model: type[_Model], data: Mapping[str, Any], *, where: str) -> _M
     """
     try:
         # JSON mode is strict about types and still takes arrays for tuples.
-        return model.model_validate_json(json.dumps(data))
+        return model.model_validate_json(json.dumps(data, default=_refused))
     except ValidationError as error:
         raise ConfigError(_first_problem(model, data, error, where)) from None
     except TypeError as error:
         raise ConfigError(f"{where}: expected plain TOML values, got {error}") from None
+
+
+def _refused(value: object) -> float:
+    """Return for a date of TOML, which JSON has none of, what no key takes either."""
+    if isinstance(value, _DATES):
+        return math.nan
+    raise TypeError(f"an object of type {type(value).__name__}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -400,7 +426,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             octets = file.read(MAX_TOML_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; expected a TOML configuration") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML configuration") from None
     if len(octets) > MAX_TOML_BYTES:
         raise ConfigError(f"{path}: expected a TOML configuration of {MAX_TOML_BYTES // 2**20} MiB at most, found more")
@@ -468,7 +494,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
 
     Values are TOML literals; anything that is none is taken as a string.
     """
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result = copy.deepcopy(dict(data))
     for override in overrides:
         key, separator, text = override.partition("=")
         names = [name.strip() for name in key.split(".")]
@@ -492,7 +518,8 @@ def _literal(text: str) -> Any:
 
 def _first_problem(model: type[BaseModel], data: Any, error: ValidationError, where: str) -> str:
     problem = error.errors(include_url=False)[0]
-    names = [str(part) for part in problem["loc"] if part not in _ALTERNATIVES]
+    place = _written(problem["loc"])
+    names = [str(part) for part in place]
     key = ".".join(name if name.isprintable() and len(name) <= 40 else quoted(name) for name in names)
     match problem["type"]:
         case "extra_forbidden":
@@ -503,10 +530,28 @@ def _first_problem(model: type[BaseModel], data: Any, error: ValidationError, wh
         case "missing":
             return f"{where}: {key}: missing; it has no default"
         case _:
-            found = problem["input"]
-            shown = repr(found) if len(repr(found)) < 80 else type(found).__name__
+            found = _given(data, place)
+            text = str(found) if isinstance(found, _DATES) else repr(found)
+            shown = text if len(text) < 80 else type(found).__name__
             message = problem["msg"][0].lower() + problem["msg"][1:]
             return f"{where}: {key}: {message}, got {shown}"
+
+
+def _written(loc: Sequence[int | str]) -> list[int | str]:
+    """Return the place of an error without what pydantic puts in where several types are allowed."""
+    tags = {("system", kind) for kind in _SYSTEMS}
+    either = {(key, kind) for key in _EITHER for kind in ("str", "list[int]")}
+    pairs = zip((None, *loc), loc, strict=False)
+    return [part for i, (before, part) in enumerate(pairs) if (before, part) not in (tags if i == 1 else either)]
+
+
+def _given(data: Any, place: Sequence[int | str]) -> Any:
+    """Return what stands at a place in plain data."""
+    for part in place:
+        inside = range(len(data)) if isinstance(data, list) else data
+        if isinstance(inside, Mapping | range) and part in inside:
+            data = data[part]
+    return data
 
 
 def _known_keys(model: type[BaseModel], data: Any, names: list[str]) -> list[str]:

@@ -101,7 +101,10 @@ def _read_csv(file: Path) -> dict[str, NDArray[Any]]:
     except UnicodeDecodeError as error:
         raise TableError(f"{file}: expected text in UTF-8: {error}") from None
     delimiter = next((mark for mark in _DELIMITERS if mark in header), ",")
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    try:
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise TableError(f"{file}: expected the names of columns in the first line: {error}") from None
     if not names:
         raise TableError(f"{file}: expected the names of columns in the first line, found none")
     _check_names(file, names)
@@ -300,8 +303,12 @@ def _finite(file: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
 def _numbers(file: Path, name: str, values: NDArray[Any]) -> NDArray[np.float64]:
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
-    numbers: NDArray[np.float64] = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(dtype=np.float64)
-    wrong = np.isnan(numbers) & ~pd.isna(pd.Series(values)).to_numpy()
+    column = pd.Series(values) if values.dtype.kind != "V" else None
+    if column is None or column.dtype.kind in "mMc":  # records, times and complex numbers, of which something would go
+        numbers, wrong = np.empty(len(values)), np.ones(len(values), dtype=bool)
+    else:
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+        wrong = np.isnan(numbers) & ~pd.isna(column).to_numpy()
     if wrong.any():
         row = int(np.argmax(wrong))
         raise TableError(
@@ -328,7 +335,14 @@ def _counts(file: Path, name: str, values: NDArray[Any]) -> IntArray:
 
 
 def _groups(file: Path, name: str, values: NDArray[Any]) -> IntArray:
-    numbers, _ = pd.factorize(pd.Series(values), use_na_sentinel=True)
+    try:
+        numbers, _ = pd.factorize(pd.Series(values), use_na_sentinel=True)
+    except (TypeError, ValueError):
+        row = next((row for row, value in enumerate(values) if value is not None), 0)
+        raise TableError(
+            f"{file}: expected numbers or text that name groups, found {str(values[row])[:40]!r} in row {row + 1} of "
+            f"column {name!r}; name another column with --groups"
+        ) from None
     if (numbers < 0).any():
         raise TableError(
             f"{file}: expected a group for every row, found none in row {np.argmax(numbers < 0) + 1} of column {name!r}"

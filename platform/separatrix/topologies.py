@@ -52,9 +52,9 @@ def pdb_text(topology: app.Topology, positions: Float32Array) -> str:
 
 def as_stored(topology: app.Topology) -> app.Topology:
     """Return a topology with the names and numbers that it has when it is read again from a run."""
-    positions = np.zeros((topology.getNumAtoms(), 3), dtype=np.float32)
-    # Apart, or OpenMM would see disulfide bonds wherever two sulfurs lie.
-    positions[:, 0] = np.arange(len(positions)) % 900
+    # A nanometre apart, or OpenMM would see disulfide bonds where two sulfurs lie; PDB has room for 900 on each axis.
+    grid = np.unravel_index(np.arange(topology.getNumAtoms()), (900, 900, 900))
+    positions = np.stack(grid, axis=1).astype(np.float32)
     stored = _read(pdb_text(topology, positions))
     stored.setPeriodicBoxVectors(topology.getPeriodicBoxVectors())
     return stored

@@ -30,7 +30,7 @@ def read_trajectory(file: Path, topology: Any, *, where: str) -> tuple[Float32Ar
     Returns
     -------
     positions : (n_frames, n_atoms, 3) float32, nm
-    box : (n_frames, 3, 3) float32, nm, or None when the file has none
+    box : (n_frames, 3, 3) float32, nm, in reduced form, or None when a frame has none
 
     Raises
     ------
@@ -48,10 +48,29 @@ def read_trajectory(file: Path, topology: Any, *, where: str) -> tuple[Float32Ar
     if not np.isfinite(trajectory.xyz).all():
         frame = int(np.flatnonzero(~np.isfinite(trajectory.xyz).all(axis=(1, 2)))[0])
         raise SeedingError(f"{where}: {file}: expected finite coordinates, found others in frame {frame}")
-    box = trajectory.unitcell_vectors
+    box = None if trajectory.unitcell_vectors is None else reduced_boxes(trajectory.unitcell_vectors)
     if box is not None and trajectory.topology.n_bonds:  # in files molecules may be cut at the border of the box
         trajectory.make_molecules_whole(inplace=True)
-    return trajectory.xyz, None if box is None else np.asarray(box, dtype=np.float32)
+    return trajectory.xyz, box
+
+
+def reduced_boxes(vectors: FloatArray) -> Float32Array | None:
+    """Return boxes in the reduced form that OpenMM asks for, to the last digit; None where one has no size.
+
+    Read from lengths and angles, the vectors of a hexagonal box, say, are just beyond it.
+
+    Parameters
+    ----------
+    vectors : (n_frames, 3, 3), nm
+    """
+    boxes = vectors.astype(np.float32).astype(np.float64)
+    if not (np.abs(np.diagonal(boxes, axis1=1, axis2=2)) > 0).all():
+        return None
+    a, b, c = boxes[:, 0], boxes[:, 1], boxes[:, 2]
+    c -= b * np.round(c[:, 1:2] / b[:, 1:2])
+    c -= a * np.round(c[:, :1] / a[:, :1])
+    b -= a * np.round(b[:, :1] / a[:, :1])
+    return boxes.astype(np.float32)
 
 
 def _reason(error: Exception, n_atoms: int) -> str:

@@ -15,6 +15,7 @@ import threading
 import time
 import tomllib
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -595,6 +596,9 @@ MISTAKES = {
     ),
     "unknown key": (["--system", "hummer-szabo", "--set", "sampling.chain=3"], ["sampling.chain", "'chains'"]),
     "unknown table": (["--system", "hummer-szabo", "--set", "samplin.chains=3"], ["samplin", "'sampling'"]),
+    "table named as a kind of system": (["--system", "hummer-szabo", "--set", "table.x=1"], ["table: unknown key"]),
+    "key named as a type": (["--system", "hummer-szabo", "--set", "str=1"], ["str: unknown key"]),
+    "date": (["--system", "hummer-szabo", "--set", "made=2026-11-27"], ["made: unknown key"]),
     "wrong type": (
         ["--system", "hummer-szabo", "--set", "sampling.chains=two"],
         ["sampling.chains", "integer", "'two'"],
@@ -634,6 +638,7 @@ MISTAKES = {
     ),
     "unknown column": (["--system", "hummer-szabo", "--set", "descriptors.columns=['w']"], ["'w'", "known: x, y"]),
     "missing file": (["--config", "nowhere.toml"], ["nowhere.toml", "no such file", "TOML"]),
+    "file as folder": (["--config", f"{__file__}/b.toml"], ["b.toml", "cannot be read", "Not a directory", "TOML"]),
     "folder as file": (["--config", "."], ["cannot be read", "TOML"]),
     "system twice": (["--config", "nowhere.toml", "--system", "hummer-szabo"], ["--system or --config", "both"]),
     "nothing given": ([], ["no run there", "--system NAME or --config FILE.toml"]),
@@ -693,6 +698,20 @@ FILE_MISTAKES = {
     "start in two dimensions": ({"system": {"start": {"A": [-1.0, -1.0], "B": [1.0, 1.0]}}}, ["[x, y, z] in nm"]),
     "bad potential": ({"system": {"expression": "4*(x^2 - 1"}}, ["'4*(x^2 - 1'", "OpenMM"]),
     "unknown key": ({"system": {"presure": 1.0}}, ["landscape.toml", "system.presure", "unknown key"]),
+    **{
+        f"table named {kind}": ({kind: {"x": 1}}, ["landscape.toml", f"{kind}: unknown key; known here: system"])
+        for kind in ("potential", "files", "catalogue", "table")
+    },
+    "key named as the kind": ({"system": {"potential": 1}}, ["landscape.toml", "system.potential: unknown key"]),
+    "date as unknown key": ({"system": {"made": date(2026, 11, 27)}}, ["landscape.toml", "system.made: unknown key"]),
+    "date as number": (
+        {"sampling": {"chains": date(2026, 11, 27)}},
+        ["landscape.toml", "sampling.chains", "integer", "got 2026-11-27"],
+    ),
+    "date as text": (
+        {"seeding": {"trajectory": date(2026, 11, 27)}},
+        ["landscape.toml", "seeding.trajectory", "string", "got 2026-11-27"],
+    ),
     "wrong type": ({"sampling": {"chains": 2.5}}, ["landscape.toml", "sampling.chains", "integer", "2.5"]),
     "no such trajectory": ({"seeding": {"trajectory": "away.xtc"}}, ["seeding.trajectory", "away.xtc", "no file"]),
 }

@@ -117,6 +117,19 @@ def table(tmp_path_factory):
     return run.folder
 
 
+@pytest.fixture(scope="module")
+def namesakes(tmp_path_factory):
+    """Return a run from a table whose columns are called as parts of Python source are."""
+    folder = tmp_path_factory.mktemp("exported")
+    rng = np.random.default_rng(1)
+    columns = {name: rng.normal(size=90) for name in ("q", "p_B", "numpy", "cv_q")}
+    n_b = rng.integers(0, 2, 90)
+    pd.DataFrame({**columns, "n_A": 1 - n_b, "n_B": n_b}).to_csv(folder / "shots.csv", index=False)
+    run = learn(folder / "shots.csv", folder / "run", counts=["n_A", "n_B"])
+    give_formulas(run.folder, "1.5", "2*{q} - exp({p_B}) + sin({numpy})*{cv_q}")
+    return run.folder
+
+
 def frames_of(run, steps=40, scale=1.0):
     """Run OpenMM for a while with the exported force; return positions (n, n_atoms, 3) nm and its energies (n,)."""
     reader = Reader(run)
@@ -262,7 +275,7 @@ def test_plumed_input_is_computed_with_other_peoples_coordinates_to_our_q(reques
     assert values["printed"] == ["q", "p_B"]
 
 
-@pytest.mark.parametrize("run", ["landscape", "molecule", "table"])
+@pytest.mark.parametrize("run", ["landscape", "molecule", "table", "namesakes"])
 def test_python_source_needs_numpy_alone(request, run, tmp_path):
     path = request.getfixturevalue(run)
     export("formula", path, tmp_path / "formula.py")

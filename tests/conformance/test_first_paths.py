@@ -7,6 +7,7 @@ import tomllib
 
 import mdtraj
 import numpy as np
+import openmm
 import pytest
 import tomli_w
 
@@ -20,6 +21,7 @@ from separatrix.seeding import find_first_paths
 from separatrix.session import Session
 from separatrix.store import Store
 from separatrix.systems import build_system, resolve
+from separatrix.trajectory import read_trajectory
 
 ALANINE = {"system": {"kind": "alanine-dipeptide"}}
 LANDSCAPE = {"system": {"kind": "hummer-szabo"}, "sampling": {"chains": 3}}
@@ -133,6 +135,32 @@ def test_a_seed_path_lost_in_a_crash_is_read_again(tmp_path):
     store = Store.open(tmp_path / "run")
     assert store.seed_chains() == [0, 1, 2]
     assert np.array_equal(store.seed_path(2)[0], path)
+
+
+ANGLES = {
+    "hexagonal": (90.0, 90.0, 120.0),
+    "hexagonal the other way": (90.0, 90.0, 60.0),
+    "octahedron": (70.528779, 109.471221, 70.528779),
+    "dodecahedron": (60.0, 60.0, 90.0),
+}
+
+
+@pytest.mark.parametrize("ending", ["xtc", "dcd"])
+@pytest.mark.parametrize("shape", ANGLES)
+def test_openmm_takes_the_box_of_every_frame(tmp_path, shape, ending):
+    edges = np.linspace(2.0, 7.0, 301)
+    trajectory = trajectory_of(LANDSCAPE, np.repeat(walk()[:1], len(edges), axis=0))
+    trajectory.unitcell_lengths = np.repeat(edges[:, None], 3, axis=1)
+    trajectory.unitcell_angles = np.repeat([ANGLES[shape]], len(edges), axis=0)
+    trajectory.save(str(tmp_path / f"boxes.{ending}"))
+    topology = build_system(resolve(LANDSCAPE)).topology
+    _, boxes = read_trajectory(tmp_path / f"boxes.{ending}", topology, where="seeding.trajectory")
+    system = openmm.System()
+    system.addParticle(1.0)
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    for box in boxes:
+        context.setPeriodicBoxVectors(*box.astype(float))
+    assert np.linalg.det(boxes.astype(float)) == pytest.approx(trajectory.unitcell_volumes, rel=1e-3)
 
 
 def spoiled(positions):

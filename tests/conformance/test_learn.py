@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from scipy.special import expit, xlogy
 from tests.command_line import run_cli
 
 from separatrix import Session, evaluate, learn, table_run
+from separatrix.config import MAX_CHAINS, RunConfig
 from separatrix.errors import AnalysisError, TableError
 from separatrix.mechanism import explain
 from separatrix.reader import Reader
@@ -331,6 +333,11 @@ BROKEN = {
     "too many fields": ("a.csv", "x,n_A,n_B\n1,1,0\n1,2,1,0\n", ["3 fields in every row", "line 3"]),
     "too many fields everywhere": ("a.csv", "x,n_A,n_B\n1,1,0,5\n1,2,1,5\n", ["3 fields in every row"]),
     "too few fields": ("a.csv", "x,n_A,n_B\n1,1,0\n1,2\n", ["row 2 of column 'n_B'"]),
+    "a name without end": (
+        "a.csv",
+        f"{'x' * 140_000},n_A,n_B\n1,1,0\n",
+        ["names of columns in the first line", "field"],
+    ),
     "nothing": ("a.csv", "", ["names of columns in the first line"]),
     "binary": ("a.csv", b"\xff\xfe\x00x", ["UTF-8"]),
     "no table": ("a.xlsx", "x", [".csv, .parquet, .npz", "got .xlsx"]),
@@ -356,6 +363,54 @@ def test_arrays_that_are_no_columns_are_refused(tmp_path):
     ):
         np.savez(tmp_path / "shots.npz", **arrays)
         refuse(tmp_path, "learn", tmp_path / "shots.npz", tmp_path / "run", says=says)
+
+
+TIMES = np.datetime64("2026-11-27") + np.arange(60).astype("m8[D]")
+NO_NUMBERS = {
+    "times in Parquet": ("parquet", TIMES, ["'2026-11-27", "remove the column"]),
+    "times with a zone in Parquet": (
+        "parquet",
+        pd.DatetimeIndex(TIMES, tz="UTC"),
+        ["'2026-11-27", "remove the column"],
+    ),
+    "durations in Parquet": ("parquet", TIMES - TIMES[0], ["'0 ", "remove the column"]),
+    "times in npz": ("npz", TIMES, ["'2026-11-27", "remove the column"]),
+    "durations in npz": ("npz", TIMES - TIMES[0], ["'0 days'", "remove the column"]),
+    "complex numbers": ("npz", 1 + 2j * np.arange(60), ["'(1+0j)'", "remove the column"]),
+    "records": ("npz", np.zeros(60, dtype=[("a", float), ("b", int)]), ["'(0", "remove the column"]),
+}
+
+
+@pytest.mark.parametrize("name", NO_NUMBERS)
+def test_what_is_no_number_becomes_none(tmp_path, name):
+    ending, values, says = NO_NUMBERS[name]
+    write_table(tmp_path / f"a.{ending}", {**shots(60), "odd": values})
+    refuse(
+        tmp_path,
+        "learn",
+        tmp_path / f"a.{ending}",
+        tmp_path / "run",
+        says=["expected numbers", "in row 1 of column 'odd'", *says],
+    )
+
+
+@pytest.mark.parametrize(
+    ("ending", "values"), [("parquet", [[1.0, 2.0]] * 60), ("npz", np.zeros(60, dtype=[("a", float), ("b", int)]))]
+)
+def test_what_can_name_no_group_is_refused(tmp_path, ending, values):
+    write_table(tmp_path / f"a.{ending}", {**shots(60), "odd": values})
+    says = ["that name groups", "in row 1 of column 'odd'", "another column"]
+    refuse(tmp_path, "learn", tmp_path / f"a.{ending}", tmp_path / "run", "--groups", "odd", says=says)
+
+
+def test_a_table_may_have_more_groups_than_a_run_may_have_chains(tmp_path):
+    table = shots(13_000)
+    table["walk"] = np.arange(len(table))
+    table.to_csv(tmp_path / "shots.csv", index=False)
+    found = shots_in(tmp_path / "shots.csv", COUNTS, groups="walk")
+    config = table_run._config(tmp_path / "shots.csv", found, COUNTS, "walk", 1)
+    assert config.sampling.chains == len(found.counts) > MAX_CHAINS
+    assert RunConfig.from_data(tomllib.loads(config.to_toml())) == config
 
 
 def test_nothing_is_overwritten(made, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from datetime import time
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,13 @@ def test_hash_changes_with_content_and_with_the_order_of_states() -> None:
         (with_value("sampling", "chains", 2.5), r"sampling\.chains: .*integer.*got 2\.5"),
         (with_value("sampling", "chains", True), r"sampling\.chains: .*integer.*got True"),
         (with_value("sampling", "chains", 0), r"sampling\.chains: .*greater than or equal to 1, got 0"),
+        (with_value("sampling", "chains", 10_001), r"sampling\.chains: .*less than or equal to 10000, got 10001"),
         (with_value("system", "temperature", -3.0), r"system\.temperature: .*greater than 0, got -3"),
         (with_value("sampling", "selector", "magic"), r"sampling\.selector: .*'lorentzian'.*got 'magic'"),
         ({"states": {}}, r"system: missing"),
+        (with_value("collective_variables", "str", 5), r"collective_variables\.str: .*valid string, got 5"),
+        (with_value("descriptors", "symmetry_functions", [{"centers": 5}]), r"functions\.0\.centers: .*string, got 5"),
+        (with_value("system", "start", {"A": time(9, 30)}), r"system\.start\.A.*: .*valid array, got 09:30:00"),
         ({**LANDSCAPE, "extra_section": {}}, r"extra_section: unknown key; known here: system, "),
     ],
 )

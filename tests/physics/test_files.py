@@ -166,6 +166,15 @@ def test_every_frame_of_every_file_is_a_start(folder, content):
     np.testing.assert_allclose(starts["three.xtc[2]"].positions, frames[2], atol=1e-3)
 
 
+def test_every_frame_has_the_box_it_was_written_with(folder, content):
+    terms, positions = Terms(content.topology, flexible(content)), nm(content.positions)
+    text = "".join(gro(terms, positions, (edge, edge, edge)) for edge in (3.0, 4.0))
+    (folder / "growing.gro").write_text(text)
+    starts = built(folder, topology="ala.top", starts=["growing.gro"]).starts
+    edges = [np.diag(start.box).tolist() for start in starts.values()]
+    assert edges == [[3.0] * 3, [4.0] * 3]
+
+
 # -- topologies as they are stored -------------------------------------------------------------------------------------
 
 
@@ -194,6 +203,18 @@ def test_a_stored_topology_keeps_its_bonds_and_is_stable(tmp_path):
     assert set(again.bonds) == set(atoms.bonds)
     assert again.names == atoms.names
     assert again.residues == atoms.residues
+
+
+@pytest.mark.parametrize("apart", [1, 900, 901, 1800])
+def test_sulfurs_are_bonded_in_a_stored_topology_only_where_they_are_in_the_molecule(apart):
+    topology = app.Topology()
+    chain = topology.addChain()
+    for index in range(apart + 7):
+        sulfur = index in (5, 5 + apart)
+        residue = topology.addResidue("CYS" if sulfur else "AR", chain)
+        element = app.element.sulfur if sulfur else app.element.argon
+        topology.addAtom("SG" if sulfur else "AR", element, residue)
+    assert as_stored(topology).getNumBonds() == 0
 
 
 def test_neighbours_of_one_name_and_number_stay_apart():

@@ -12,9 +12,13 @@ from separatrix.errors import ExportError
 from separatrix.export.files import check_ending, whole
 from separatrix.export.force import openmm_xml
 from separatrix.export.plumed import plumed_input
+from separatrix.export.terms import free_name, renamed
 from separatrix.observables import Observables
 from separatrix.reader import Reader
 from separatrix.symbolic import Formula
+
+_OWN_NAMES: Final = ("q", "p_B", "numpy")
+"""What Python source has names for itself; no argument may hide them."""
 
 _FORMS: Final = {"sin": "(1 + sin)/2 of ", "cos": "(1 + cos)/2 of ", "": ""}
 
@@ -79,6 +83,8 @@ def write_formula(reader: Reader, file: Path | str, *, complexity: int | None = 
 
 def python_source(reader: Reader, formula: Formula) -> str:
     """Return a module with functions ``q`` and ``p_B`` of the columns, which needs nothing but numpy."""
+    taken = set(formula.symbols)
+    formula = renamed(formula, {name: free_name(name, taken) for name in _OWN_NAMES if name in formula.symbols})
     arguments = ", ".join(formula.symbols)
     first, second = map(_literal, reader.state_names)
     lines = [

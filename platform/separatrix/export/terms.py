@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,7 +16,7 @@ from separatrix.reader import Reader
 from separatrix.symbolic import Formula
 from separatrix.symbolic.formula import text_of
 
-RESERVED: Final = frozenset({"q", "p_B", "r", "theta", "x", "y", "z", "s", "a", "pi", "e"})
+RESERVED: Final = frozenset({"q", "p_B", "r", "theta", "x", "y", "z", "s", "a", "pi", "e", "numpy"})
 """Names that other programs or our own expressions give a meaning to."""
 
 
@@ -88,21 +88,34 @@ def terms_of(reader: Reader, formula: Formula) -> Terms:
         place = descriptors.names.index(column)
         group, form = descriptors.groups[place], descriptors.forms[place]
         if group not in by_group:
-            by_group[group] = _free(group, taken)
+            by_group[group] = free_name(group, taken)
             quantities[by_group[group]] = parse_definition(descriptors.definitions[place], observables.n_atoms)
-        names[symbol] = _free(column, taken) if form else by_group[group]
+        names[symbol] = free_name(column, taken) if form else by_group[group]
         columns.append(Column(name=names[symbol], quantity=by_group[group], form=form))
-    renamed = formula.sympy.xreplace({sympy.Symbol(old): sympy.Symbol(new) for old, new in names.items()})
-    safe = replace(
-        formula,
-        expression=text_of(renamed),
-        symbols={names[symbol]: column for symbol, column in formula.symbols.items()},
-    )
-    return Terms(formula=safe, columns=tuple(columns), quantities=quantities)
+    return Terms(formula=renamed(formula, names), columns=tuple(columns), quantities=quantities)
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """Return a name like this one that is free, and take it."""
+def renamed(formula: Formula, names: Mapping[str, str]) -> Formula:
+    """Return a formula with other names in its expression.
+
+    Parameters
+    ----------
+    formula : any
+    names : old -> new; others stay
+    """
+    expression = formula.sympy.xreplace({sympy.Symbol(old): sympy.Symbol(new) for old, new in names.items()})
+    symbols = {names.get(symbol, symbol): column for symbol, column in formula.symbols.items()}
+    return replace(formula, expression=text_of(expression), symbols=symbols)
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """Return a name like this one that is free, and take it.
+
+    Parameters
+    ----------
+    name : wanted
+    taken : names in use; gets the new one
+    """
     plain = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
     base = plain if plain and plain[0].isalpha() and not _has_meaning(plain, RESERVED) else f"cv_{plain}".rstrip("_")
     free, number = base, 2

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import numpy as np
-import openmm
 from openmm import app, unit
-from openmm.app.internal.unitcell import reducePeriodicBoxVectors
 
 from separatrix.errors import SeparatrixError, SystemBuildError
 from separatrix.records import Float32Array, Snapshot
 from separatrix.systems import reading
-from separatrix.trajectory import read_trajectory
+from separatrix.trajectory import read_trajectory, reduced_boxes
 
 PDB: Final = (".pdb", ".ent")
 CIF: Final = (".cif", ".mmcif", ".pdbx")
@@ -39,10 +37,10 @@ def read_frames(file: Path, topology: app.Topology, where: str) -> tuple[Snapsho
             frames: tuple[Snapshot, ...] = (Snapshot(positions=_nm(content.positions), box=box_of(content.boxVectors)),)
         case ".gro":
             content = parsed(where, file, lambda: app.GromacsGroFile(str(file)))
-            frames = frames_of(content, content.getPeriodicBoxVectors())
+            frames = frames_of(content)
         case ending if ending in PDB + CIF:
             content = read_structure(file, where)
-            frames = frames_of(content, content.topology.getPeriodicBoxVectors())
+            frames = frames_of(content)
         case _:
             frames = _read_trajectory(file, topology, where)
     _check(file, frames, topology.getNumAtoms(), where)
@@ -58,11 +56,19 @@ def read_structure(file: Path, where: str) -> Any:
     return parsed(where, file, lambda: reader(io.StringIO(text)))
 
 
-def frames_of(content: Any, vectors: Any) -> tuple[Snapshot, ...]:
-    """Return the frames of what a reader of OpenMM made of a file, all with one box."""
-    box = box_of(vectors)
+def frames_of(content: Any) -> tuple[Snapshot, ...]:
+    """Return the frames of what a reader of OpenMM made of a file: of a .gro each has its box, else all have one.
+
+    Parameters
+    ----------
+    content : what the reader made
+    """
     frames = range(content.getNumFrames())
-    return tuple(Snapshot(positions=_nm(content.getPositions(asNumpy=True, frame=i)), box=box) for i in frames)
+    if isinstance(content, app.GromacsGroFile):
+        boxes = [box_of(content.getPeriodicBoxVectors(frame=i)) for i in frames]
+    else:
+        boxes = [box_of(content.topology.getPeriodicBoxVectors())] * len(frames)
+    return tuple(Snapshot(positions=_nm(content.getPositions(asNumpy=True, frame=i)), box=boxes[i]) for i in frames)
 
 
 def box_of(vectors: Any) -> Float32Array | None:
@@ -70,11 +76,8 @@ def box_of(vectors: Any) -> Float32Array | None:
     if vectors is None:
         return None
     given = vectors.value_in_unit(unit.nanometer) if unit.is_quantity(vectors) else vectors
-    box = np.array([[float(part) for part in vector] for vector in given])
-    if not np.abs(np.diag(box)).min() > 0:
-        return None
-    reduced = reducePeriodicBoxVectors([openmm.Vec3(*vector) for vector in box] * unit.nanometer)
-    return np.array(reduced.value_in_unit(unit.nanometer), dtype=np.float32)
+    boxes = reduced_boxes(np.array([[[float(part) for part in vector] for vector in given]]))
+    return None if boxes is None else boxes[0]
 
 
 def parsed(where: str, file: Path, read: Callable[[], Any]) -> Any:
@@ -117,7 +120,7 @@ def _read_trajectory(file: Path, topology: app.Topology, where: str) -> tuple[Sn
     except SeparatrixError as error:
         raise SystemBuildError(str(error)) from None
     return tuple(
-        Snapshot(positions=frame, box=None if boxes is None else box_of(boxes[i])) for i, frame in enumerate(positions)
+        Snapshot(positions=frame, box=None if boxes is None else boxes[i]) for i, frame in enumerate(positions)
     )
 
 

@@ -195,9 +195,7 @@ def _read_structure(settings: FilesSystem) -> _Given:
             use_native_obc2(system)
         return system
 
-    return _Given(
-        topology=content.topology, frames=frames_of(content, content.topology.getPeriodicBoxVectors()), create=create
-    )
+    return _Given(topology=content.topology, frames=frames_of(content), create=create)
 
 
 def _read_amber(settings: FilesSystem) -> _Given:
