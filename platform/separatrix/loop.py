@@ -219,8 +219,7 @@ class Loop:
             self._update(**recruits.look())
             if recruits.enough:
                 return
-            if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
-                self._commit()
+            self._commit_in_time()
             time.sleep(_POLL_SECONDS)
 
     def _prepare_workers(self, observables: Observables) -> None:
@@ -284,8 +283,7 @@ class Loop:
             self._harvest(_POLL_SECONDS)
             if self._recruits is not None:
                 self._update(**self._recruits.look())
-            if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
-                self._commit()
+            self._commit_in_time()
         if self._control.stopped:
             self._drain()
         self._commit()  # a training may take longer than what a kill -9 can cost
@@ -483,6 +481,7 @@ class Loop:
     def _hold(self) -> None:
         while self._flights and not self._control.stopped:
             self._harvest(_POLL_SECONDS)
+            self._commit_in_time()
             if self._recruits is not None and self._shooters.workers == 0:
                 break  # what waits for a worker may wait on
         self._seconds_before = self._seconds()
@@ -494,8 +493,9 @@ class Loop:
 
     def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self._flights and time.monotonic() < deadline:
-            self._harvest(max(0.0, deadline - time.monotonic()))
+        while self._flights and (left := deadline - time.monotonic()) > 0.0:
+            self._harvest(min(left, _POLL_SECONDS))
+            self._commit_in_time()
 
     def _finish(self, state: RunState, message: str) -> None:
         self._commit(state=state, message=message)
@@ -513,6 +513,10 @@ class Loop:
             executor.shutdown(wait=False)
         if self._analyst is not None:
             self._analyst.close()
+
+    def _commit_in_time(self) -> None:
+        if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
+            self._commit()
 
     def _commit(self, **changes: Any) -> None:
         self._update(seconds=self._seconds(), **changes)
