@@ -14,7 +14,7 @@ from separatrix.errors import RunLockedError, SeparatrixError, StoreError
 from separatrix.reader import Reader
 from separatrix.records import RunState
 from separatrix.session import Session
-from separatrix.store import Store, examine, repair
+from separatrix.store import Store, examine, read_result, repair, write_result
 
 SERIAL = {"workers": 0, "platform": "Reference", "progress": False}
 N = 70
@@ -176,6 +176,43 @@ def test_earlier_paths_and_models_that_are_spoiled_are_put_aside_and_their_shots
     assert Reader(run).log()[-1]["event"] == "repaired"
     assert not repair(run).is_needed
     assert Session.open(run).run(N + 30, **SERIAL).steps == N + 30
+
+
+def test_spoiled_results_keep_no_run_from_going_on_and_are_put_aside(run):
+    write_result(run, "mechanism", {"formulas": []})
+    write_result(run, "insights", {"entries": []})
+    (run / "results" / "insights.json").write_bytes(b"")
+    session = Session.open(run)
+    assert session._analyst() is not None
+    assert session.run(N, **SERIAL).steps == N
+    found = repair(run)
+    assert found.lost_results == ("insights",)
+    assert "insights.json" in found.damage[0]
+    assert found.after == found.before
+    assert read_result(run, "insights") is None
+    assert read_result(run, "mechanism") == {"formulas": []}  # the run is what it was found out from
+    assert len([*(run / "damaged" / "results").iterdir()]) == 1
+    assert not repair(run).is_needed
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "positions/c.0.0.0", "outcomes/state/c.0"])
+def test_a_spoiled_validation_is_put_aside_and_others_go_on(run, file):
+    def validate(seed):
+        return Session.open(run).validate(configurations=3, shots=2, seed=seed, **SERIAL)
+
+    for seed in (1, 2):
+        validate(seed)
+    whole = Store.open(run).validations.open(1).outcomes()
+    (run / "run.zarr" / "validations" / "0" / file).write_bytes(b"")
+    found = repair(run)
+    assert (found.lost_validations, found.after) == ((0,), found.before)
+    assert any(f"validations/0/{file.split('/')[0]}" in text for text in found.damage)
+    assert Store.open(run).validations.numbers() == [1]
+    for name, column in Store.open(run).validations.open(1).outcomes().items():
+        np.testing.assert_array_equal(column, whole[name])
+    validate(1)
+    assert Store.open(run).validations.numbers() == [1, 2]
+    assert not repair(run).is_needed
 
 
 @pytest.mark.parametrize(
