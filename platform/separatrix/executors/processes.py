@@ -224,8 +224,8 @@ class _Worker:
         """Start a process and wait until it is ready; if it cannot work, there is no pipe afterwards."""
         try:
             self._pipe = self._launch()
-        except OSError as error:  # no more processes, memory or files for now
-            self._note_failed_start(error)
+        except OSError as refused:  # no more processes, memory or files for now
+            self._note_failed_start(refused)
             time.sleep(_REST_SECONDS)
             return
         error, _ = self._receive(self._pipe)
