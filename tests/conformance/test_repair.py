@@ -129,6 +129,46 @@ def test_a_run_is_cut_back_to_where_every_chain_has_its_path(run, original):
     check_as_if_never(run, original, shot)
 
 
+@pytest.mark.parametrize("looks", [True, False])
+def test_an_open_reader_forgets_what_a_repair_gave_up(run, looks):
+    reader = Reader(run)
+    newest = reader.model_versions[-1]
+    before = {name: reader.columns("shots")[name] for name in ("time", "seconds")}
+    reader.columns("frames")
+    first, last = reader.model(1), reader.model(newest)
+    zero_rows(run, "shots/q", 20)
+    kept = repair(run).after
+    assert kept.models <= newest
+    if looks:
+        assert reader.status().steps == kept.shots
+        assert len(reader.shots["chain"]) == kept.shots
+        assert len(reader.frames["shot"]) == kept.frames
+        assert reader.model_versions == Store.open(run).model_versions()
+    Session.open(run).run(N + 5, **SERIAL)
+    fresh = Reader(run)
+    for table in ("shots", "frames"):
+        for name, column in fresh.columns(table).items():
+            np.testing.assert_array_equal(reader.columns(table)[name], column, name)
+    np.testing.assert_array_equal(reader.columns("shots")["time"][: kept.shots], before["time"][: kept.shots])
+    assert not np.array_equal(reader.columns("shots")["time"][kept.shots : N], before["time"][kept.shots :])
+    assert reader.model(1) is not first
+    assert reader.model(newest) is not last
+    known = reader.model(newest)
+    Session.open(run).run(N + 10, **SERIAL)  # a run that goes on is read on
+    assert reader.model(newest) is known
+    assert reader.history == 1
+
+
+def test_an_open_reader_reads_a_run_restored_from_an_older_copy(run, original):
+    Session.open(run).run(N + 5, **SERIAL)
+    reader = Reader(run)
+    assert len(reader.columns("shots")["chain"]) == N + 5
+    shutil.rmtree(run / "run.zarr")
+    shutil.copytree(original / "run.zarr", run / "run.zarr")
+    np.testing.assert_array_equal(reader.columns("shots")["time"], Store.open(original).shots()["time"])
+    assert len(reader.columns("frames")["shot"]) == Store.open(original).committed.frames
+
+
 @pytest.mark.parametrize("spoil", [lambda folder: flip(folder / "weights" / "c.0"), shutil.rmtree])
 def test_without_the_newest_model_the_shots_it_chose_are_made_again(run, original, spoil):
     store = Store.open(run)

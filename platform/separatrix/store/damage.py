@@ -25,6 +25,7 @@ from separatrix.store.checksums import REPAIR, RESTORE, SYSTEM, Json, check_file
 from separatrix.store.layout import (
     FORMAT,
     FRAME_COLUMNS,
+    REPAIRED,
     Committed,
     is_whole,
     numbers,
@@ -158,7 +159,7 @@ def _move_away(run: Path, spoiled: Path) -> None:
 
 def _root(run: Path, after: Committed) -> Json:
     """Return the metadata of ``run.zarr`` with other counts; where they cannot be read, new ones without notes."""
-    counts = {"committed": asdict(after)}
+    counts = {"committed": asdict(after), REPAIRED: uuid.uuid4().hex}
     with suppress(StoreError, RunNotFoundError):
         root = read_root(run)
         return {**root, "attributes": {**root["attributes"], **counts}}
