@@ -41,6 +41,7 @@ class RunSnapshot:
     path : absolute folder of the run
     name : folder relative to the server's, or its last part
     revision : counts up whenever something changed
+    history : counts up when the run was cut back, as by a repair, and what is known of it may be of other shots
     shots : columns of ``separatrix.store.shot_columns``, (n_shots, ...), committed rows only
     frames : ``cvs`` (m, k), ``shot`` (m,), ``offset`` (m,), loaded on first use; and ``features`` (m, d), `Features`
     reports : model version -> what its training gave; loaded one by one
@@ -70,6 +71,7 @@ class RunSnapshot:
     problem: str | None = None
     owned: bool = False
     analyses: Mapping[str, Analysis] = field(default_factory=dict)
+    history: int = 0
 
     @property
     def n_shots(self) -> int:
@@ -172,7 +174,10 @@ class Feed:
             if mark == self._mark:
                 return False
             self._mark = mark
-            self.snapshot = self._look(self.snapshot.revision + 1)
+            before, self.snapshot = self.snapshot, self._look(self.snapshot.revision + 1)
+            if self.snapshot.history != before.history:
+                self._reports.clear()
+                self._cache.clear()
             return True
 
     def model(self, version: int | None = None) -> Committor:
@@ -208,10 +213,11 @@ class Feed:
             with self.lock:
                 if key in self._cache:
                     return self._cache[key]  # type: ignore[no-any-return]
+                history = self.snapshot.history
             value = compute()
             with self.lock:
                 self._computing.pop(key, None)
-                return self._cache.keep(key, value)
+                return self._cache.keep(key, value) if history == self.snapshot.history else value
 
     def shared(self, key: Hashable, make: Callable[[], _T]) -> _T:
         """Return the one thing of a key that all share, made when nobody has it; those asked for last are kept, too.
@@ -240,6 +246,7 @@ class Feed:
 
     def _look(self, revision: int) -> RunSnapshot:
         reader = self.reader
+        history = reader.history  # first: what is read after a repair that comes now is looked at once more
         session = self._live_session()
         status: Status = reader.status() if session is None else session.status
         shots = reader.columns("shots")
@@ -268,6 +275,7 @@ class Feed:
             problem=problem,
             owned=session is not None,
             analyses={} if self._pool is None else self._pool.analyses.of(self.path),
+            history=history,
         )
 
     def _events(self) -> tuple[Mapping[str, Any], ...]:

@@ -70,7 +70,7 @@ class FrameTable:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._rest = GrowingTable(self._read)
+        self._rest = GrowingTable(self._read, lambda: reader.history)
 
     def of_first(self, n_shots: int) -> Mapping[str, Any]:
         """Return the frames of the first shots: ``cvs`` (m, k), ``shot`` (m,), ``offset`` (m,), and `Features`."""

@@ -59,6 +59,10 @@ class Query:
     depends: Callable[[RunSnapshot], Hashable] = field(default=lambda snapshot: snapshot.revision)
     slow: bool = False
 
+    def mark(self, snapshot: RunSnapshot) -> Hashable:
+        """Return what tells whether a result is that of a snapshot."""
+        return snapshot.history, self.depends(snapshot)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -281,7 +285,7 @@ class Hub:
     def result(self, feed: Feed, query: Query) -> tuple[bool, Any]:
         """Return (whether it is there, the result) of a query; a slow one is begun, its older result told meanwhile."""
         snapshot = feed.snapshot
-        mark = query.depends(snapshot)
+        mark = query.mark(snapshot)
         with self._lock:
             known = self._results.get((feed, query.key))
         if known is not None and known[0] == mark:
@@ -385,7 +389,7 @@ class Hub:
         snapshot = feed.snapshot
         self._told[feed] = snapshot.status.state
         for key, query in queries.items():
-            mark = query.depends(snapshot)
+            mark = query.mark(snapshot)
             if self._known(feed, key, mark):
                 continue
             if query.slow:
@@ -435,7 +439,7 @@ class Hub:
         with self._lock:
             later = list(self._later.items())
         for (feed, _), query in later:
-            mark = query.depends(feed.snapshot)
+            mark = query.mark(feed.snapshot)
             if self._known(feed, query.key, mark):
                 with self._lock:
                     self._later.pop((feed, query.key), None)

@@ -6,12 +6,14 @@ What is found is appended to the run's result ``insights``, in a process that yi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from separatrix.errors import StoreError
 from separatrix.mechanism import Evidence, Ranking, network_loss, recommended
 from separatrix.reader import Reader
 from separatrix.store import read_result, write_result
@@ -63,6 +65,8 @@ def gain_insight(run: Path, generations: int) -> int:
 
 
 def insights(run: Path) -> list[Mapping[str, Any]]:
-    """Return the insights of a run, oldest first."""
-    found = read_result(run, "insights")
-    return [] if found is None else list(found["entries"])
+    """Return the insights of a run, oldest first; none where they are damaged, for they are found anew."""
+    with suppress(StoreError):
+        if (found := read_result(run, "insights")) is not None:
+            return list(found["entries"])
+    return []

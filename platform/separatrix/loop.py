@@ -224,8 +224,7 @@ class Loop:
             self._update(**recruits.look())
             if recruits.enough:
                 return
-            if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
-                self._commit()
+            self._commit_in_time()
             time.sleep(_POLL_SECONDS)
 
     def _prepare_workers(self, observables: Observables) -> None:
@@ -289,8 +288,7 @@ class Loop:
             self._harvest(_POLL_SECONDS)
             if self._recruits is not None:
                 self._update(**self._recruits.look())
-            if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
-                self._commit()
+            self._commit_in_time()
         if self._control.stopped:
             self._drain()
         self._commit()  # a training may take longer than what a kill -9 can cost
@@ -490,10 +488,13 @@ class Loop:
     # -- holding and ending ----------------------------------------------------------------------------------------
 
     def _hold(self) -> None:
-        while self._flights and not self._control.stopped:
+        while self._flights and self._control.paused and not self._control.stopped:
             self._harvest(_POLL_SECONDS)
+            self._commit_in_time()
             if self._recruits is not None and self._shooters.workers == 0:
                 break  # what waits for a worker may wait on
+        if not self._control.paused:
+            return
         self._seconds_before = self._seconds()
         self._started = None
         self._commit(state=RunState.PAUSED)
@@ -507,8 +508,9 @@ class Loop:
             future.cancel()
         on_gpus = self._status.platform in GPU_PLATFORMS
         deadline = time.monotonic() + (GPU_DRAIN_SECONDS if on_gpus else DRAIN_SECONDS)
-        while self._flights and time.monotonic() < deadline:
-            self._harvest(max(0.0, deadline - time.monotonic()))
+        while self._flights and (left := deadline - time.monotonic()) > 0.0:
+            self._harvest(min(left, _POLL_SECONDS))
+            self._commit_in_time()
 
     def _finish(self, state: RunState, message: str) -> None:
         self._commit(state=state, message=message)
@@ -526,6 +528,10 @@ class Loop:
             executor.shutdown(wait=False)
         if self._analyst is not None:
             self._analyst.close()
+
+    def _commit_in_time(self) -> None:
+        if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
+            self._commit()
 
     def _commit(self, **changes: Any) -> None:
         self._update(seconds=self._seconds(), **changes)

@@ -85,8 +85,9 @@ class Reader:
         self._check_config(where)
         # Last: that a number is another one could not be told otherwise. The system is looked at by who simulates it.
         check_files(self.folder, *sources)
-        self._tables = {"shots": GrowingTable(self._store.shots), "frames": GrowingTable(self._store.frames)}
-        self._models: dict[int, Committor] = {}
+        rows = {"shots": self._store.shots, "frames": self._store.frames}
+        self._tables = {name: GrowingTable(read, lambda: self._store.history) for name, read in rows.items()}
+        self._models: dict[tuple[int, int], Committor] = {}
 
     def _observe(self) -> None:
         self.observables: Observables | TableObservables
@@ -176,8 +177,9 @@ class Reader:
         versions = self.model_versions
         if version is None:
             version = versions[-1] if versions else 0
-        model = self._models.pop(version, None) or self._load(version)
-        self._models[version] = model  # the last of them; the first was asked for the longest ago
+        key = self._store.history, version
+        model = self._models.pop(key, None) or self._load(version)
+        self._models[key] = model  # the last of them; the first was asked for the longest ago
         if len(self._models) > _MODELS_KEPT:
             del self._models[next(iter(self._models))]
         return model
@@ -194,6 +196,12 @@ class Reader:
         shots, frames = self.columns("shots"), self.columns("frames")
         n_frames = int(np.searchsorted(frames["shot"], len(shots["chain"])))
         return shots, {name: column[:n_frames] for name, column in frames.items()}
+
+    @property
+    def history(self) -> int:
+        """How often the run was found cut back, as by a repair; rows and models may be others than before."""
+        self._store.refresh()
+        return self._store.history
 
     @property
     def n_frames(self) -> int:

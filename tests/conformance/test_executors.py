@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import pickle
 import signal
@@ -18,6 +20,7 @@ import pytest
 from separatrix.engine import limit_mesh_threads
 from separatrix.errors import DeviceLostError, EngineError, WorkersLostError
 from separatrix.executors import ProcessExecutor, SerialExecutor
+from separatrix.executors import processes as processes_module
 
 
 @pytest.fixture(params=["serial", "processes"])
@@ -253,6 +256,47 @@ def test_one_that_starts_late_is_not_given_up(tmp_path: Path) -> None:
     (tmp_path / "no-0").unlink()
     assert future.result(30) == 8
     assert (executor.workers, executor.lost) == (1, {})
+    executor.shutdown()
+
+
+def refuse_starts(monkeypatch: pytest.MonkeyPatch, times: float) -> list[int]:
+    """Have the system refuse so many new processes, and return how many were asked for."""
+    asked: list[int] = []
+    launch = processes_module._WorkerProcess._Popen
+
+    def refuse(process: object) -> object:
+        asked.append(1)
+        if len(asked) <= times:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return launch(process)
+
+    monkeypatch.setattr(processes_module._WorkerProcess, "_Popen", staticmethod(refuse))
+    monkeypatch.setattr(processes_module, "_REST_SECONDS", 0.01)
+    return asked
+
+
+def test_a_process_that_the_system_has_no_room_for_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = ProcessExecutor(1)
+    before = executor.submit(os.getpid).result(60)
+    files = psutil.Process().num_fds()
+    asked = refuse_starts(monkeypatch, 2)
+    with pytest.raises(BrokenExecutor):
+        executor.submit(os._exit, 3).result(30)
+    assert executor.submit(os.getpid).result(60) != before
+    assert (len(asked), executor.workers, dict(executor.lost)) == (3, 1, {})
+    assert psutil.Process().num_fds() <= files
+    executor.shutdown()
+
+
+def test_a_worker_that_the_system_never_has_room_for_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = ProcessExecutor(1)
+    executor.submit(os.getpid).result(60)
+    refuse_starts(monkeypatch, math.inf)
+    with pytest.raises(BrokenExecutor):
+        executor.submit(os._exit, 3).result(30)
+    with pytest.raises(WorkersLostError, match="could not start: BlockingIOError"):
+        executor.submit(os.getpid).result(30)
+    assert executor.workers == 0
     executor.shutdown()
 
 

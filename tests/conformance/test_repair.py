@@ -14,7 +14,7 @@ from separatrix.errors import RunLockedError, SeparatrixError, StoreError
 from separatrix.reader import Reader
 from separatrix.records import RunState
 from separatrix.session import Session
-from separatrix.store import Store, examine, repair
+from separatrix.store import Store, examine, read_result, repair, write_result
 
 SERIAL = {"workers": 0, "platform": "Reference", "progress": False}
 N = 70
@@ -129,6 +129,46 @@ def test_a_run_is_cut_back_to_where_every_chain_has_its_path(run, original):
     check_as_if_never(run, original, shot)
 
 
+@pytest.mark.parametrize("looks", [True, False])
+def test_an_open_reader_forgets_what_a_repair_gave_up(run, looks):
+    reader = Reader(run)
+    newest = reader.model_versions[-1]
+    before = {name: reader.columns("shots")[name] for name in ("time", "seconds")}
+    reader.columns("frames")
+    first, last = reader.model(1), reader.model(newest)
+    zero_rows(run, "shots/q", 20)
+    kept = repair(run).after
+    assert kept.models <= newest
+    if looks:
+        assert reader.status().steps == kept.shots
+        assert len(reader.shots["chain"]) == kept.shots
+        assert len(reader.frames["shot"]) == kept.frames
+        assert reader.model_versions == Store.open(run).model_versions()
+    Session.open(run).run(N + 5, **SERIAL)
+    fresh = Reader(run)
+    for table in ("shots", "frames"):
+        for name, column in fresh.columns(table).items():
+            np.testing.assert_array_equal(reader.columns(table)[name], column, name)
+    np.testing.assert_array_equal(reader.columns("shots")["time"][: kept.shots], before["time"][: kept.shots])
+    assert not np.array_equal(reader.columns("shots")["time"][kept.shots : N], before["time"][kept.shots :])
+    assert reader.model(1) is not first
+    assert reader.model(newest) is not last
+    known = reader.model(newest)
+    Session.open(run).run(N + 10, **SERIAL)  # a run that goes on is read on
+    assert reader.model(newest) is known
+    assert reader.history == 1
+
+
+def test_an_open_reader_reads_a_run_restored_from_an_older_copy(run, original):
+    Session.open(run).run(N + 5, **SERIAL)
+    reader = Reader(run)
+    assert len(reader.columns("shots")["chain"]) == N + 5
+    shutil.rmtree(run / "run.zarr")
+    shutil.copytree(original / "run.zarr", run / "run.zarr")
+    np.testing.assert_array_equal(reader.columns("shots")["time"], Store.open(original).shots()["time"])
+    assert len(reader.columns("frames")["shot"]) == Store.open(original).committed.frames
+
+
 @pytest.mark.parametrize("spoil", [lambda folder: flip(folder / "weights" / "c.0"), shutil.rmtree])
 def test_without_the_newest_model_the_shots_it_chose_are_made_again(run, original, spoil):
     store = Store.open(run)
@@ -176,6 +216,43 @@ def test_earlier_paths_and_models_that_are_spoiled_are_put_aside_and_their_shots
     assert Reader(run).log()[-1]["event"] == "repaired"
     assert not repair(run).is_needed
     assert Session.open(run).run(N + 30, **SERIAL).steps == N + 30
+
+
+def test_spoiled_results_keep_no_run_from_going_on_and_are_put_aside(run):
+    write_result(run, "mechanism", {"formulas": []})
+    write_result(run, "insights", {"entries": []})
+    (run / "results" / "insights.json").write_bytes(b"")
+    session = Session.open(run)
+    assert session._analyst() is not None
+    assert session.run(N, **SERIAL).steps == N
+    found = repair(run)
+    assert found.lost_results == ("insights",)
+    assert "insights.json" in found.damage[0]
+    assert found.after == found.before
+    assert read_result(run, "insights") is None
+    assert read_result(run, "mechanism") == {"formulas": []}  # the run is what it was found out from
+    assert len([*(run / "damaged" / "results").iterdir()]) == 1
+    assert not repair(run).is_needed
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "positions/c.0.0.0", "outcomes/state/c.0"])
+def test_a_spoiled_validation_is_put_aside_and_others_go_on(run, file):
+    def validate(seed):
+        return Session.open(run).validate(configurations=3, shots=2, seed=seed, **SERIAL)
+
+    for seed in (1, 2):
+        validate(seed)
+    whole = Store.open(run).validations.open(1).outcomes()
+    (run / "run.zarr" / "validations" / "0" / file).write_bytes(b"")
+    found = repair(run)
+    assert (found.lost_validations, found.after) == ((0,), found.before)
+    assert any(f"validations/0/{file.split('/')[0]}" in text for text in found.damage)
+    assert Store.open(run).validations.numbers() == [1]
+    for name, column in Store.open(run).validations.open(1).outcomes().items():
+        np.testing.assert_array_equal(column, whole[name])
+    validate(1)
+    assert Store.open(run).validations.numbers() == [1, 2]
+    assert not repair(run).is_needed
 
 
 @pytest.mark.parametrize(

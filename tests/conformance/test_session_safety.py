@@ -19,10 +19,13 @@ import numpy as np
 import psutil
 import pytest
 
+from separatrix import loop
 from separatrix.errors import RunLockedError, StoreError
+from separatrix.loop import Control
 from separatrix.reader import Reader
 from separatrix.records import Reason, RunState
 from separatrix.session import Session
+from separatrix.shooting import shoot
 from separatrix.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -627,6 +630,30 @@ def test_a_session_is_paused_resumed_and_stopped_in_the_background(path):
     assert session.status.state is RunState.STOPPED
     assert session.run(steps + 20, workers=0, platform="Reference", progress=False).state is RunState.FINISHED
     assert len(check_run(path)["shots"]["chain"]) == steps + 20
+
+
+def hang_in_chain_0(task):
+    """Make a shot in its time, but never end one of chain 0. Called by worker processes."""
+    time.sleep(0.3 if task.chain else 3600.0)
+    return shoot(task)
+
+
+@pytest.mark.parametrize("ask", [Control.pause, Control.stop])
+def test_what_ended_before_a_pause_or_a_stop_does_not_wait_for_the_last_shot(path, monkeypatch, ask):
+    monkeypatch.setattr(loop, "shoot", hang_in_chain_0)
+    monkeypatch.setattr(loop, "DRAIN_SECONDS", 8.0)
+    session = Session.open(path)
+    session.start(10**6, workers=2, platform="Reference")
+    try:
+        wait_for(lambda: session.status.steps >= 5)
+        ask(session._control)
+        wait_for(lambda: len(session._loop._flights) == 1)
+        wait_for(lambda: committed(path) == session.status.steps, 3.0)
+        assert session.running
+        assert session.status.state is RunState.RUNNING  # the shot goes on
+    finally:
+        monkeypatch.setattr(loop, "DRAIN_SECONDS", 0.0)
+        session.stop()
 
 
 @pytest.mark.parametrize(

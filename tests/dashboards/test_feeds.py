@@ -14,6 +14,7 @@ import pytest
 from separatrix import Session
 from separatrix.errors import SeparatrixError
 from separatrix.records import RunState
+from separatrix.store import repair
 from separatrix_dashboards import frames
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Failure, Hub, Query, UnreadableRun, Watcher
@@ -183,6 +184,30 @@ def test_a_run_deleted_under_its_viewers_leaves_them_what_they_saw_and_others_go
         assert [run.name for run in hub.runs()] == ["other"]
     finally:
         hub.close()
+
+
+def test_nothing_is_left_of_shots_that_a_repair_gave_up(landscape_run, hub, tmp_path):
+    path = shutil.copytree(landscape_run, tmp_path / "run")
+    feed = Feed(path)
+    query = Query(key="times", compute=lambda feed, snapshot: snapshot.shots["time"], depends=lambda snapshot: 0)
+    n, (_, times) = feed.snapshot.n_shots, hub.result(feed, query)
+    known = feed.cached("key", object), feed.snapshot.frames["shot"], feed.snapshot.reports[1]
+    (file,) = (path / "run.zarr" / "shots" / "time").glob("c.*")
+    content = bytearray(file.read_bytes())
+    content[8 * (n - 5) : 8 * n] = bytes(8 * 5)
+    file.write_bytes(content)
+    kept = repair(path).after.shots
+    assert feed.refresh()
+    assert feed.snapshot.n_shots == kept < n
+    assert len(hub.result(feed, query)[1]) == kept
+    assert set(feed.snapshot.frames["shot"]) <= set(range(kept))
+    assert feed.cached("key", object) is not known[0]
+    assert feed.snapshot.reports[1] is not known[2]
+    Session.open(path).run(n, workers=0, platform="Reference", progress=False)
+    assert feed.refresh()
+    assert not np.array_equal(feed.snapshot.shots["time"], times)
+    np.testing.assert_array_equal(feed.snapshot.shots["time"], Feed(path).snapshot.shots["time"])
+    np.testing.assert_array_equal(feed.snapshot.frames["shot"], Feed(path).snapshot.frames["shot"])
 
 
 def test_the_gallery_finds_runs_new_ones_and_damaged_ones(landscape_run, empty_run, tmp_path):

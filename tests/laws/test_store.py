@@ -588,6 +588,19 @@ def test_configurations_are_kept_with_their_boxes_and_outcomes_exist_from_their_
     assert not list((store.path / "pending").iterdir())
 
 
+def test_a_result_reaches_the_medium_before_it_takes_the_place_of_another(store, monkeypatch):
+    write_result(store.path, "insights", {"entries": [1]})
+    seen, force = [], os.fsync
+
+    def look(file):
+        force(file)
+        seen.append((os.fstat(file).st_size, read_result(store.path, "insights")))
+
+    monkeypatch.setattr(os, "fsync", look)
+    write_result(store.path, "insights", {"entries": [1, 2]})
+    assert seen == [((store.path / "results" / "insights.json").stat().st_size, {"entries": [1]})]
+
+
 def test_results_are_replaced_whole_and_others_are_refused(store):
     assert read_result(store.path, "mechanism") is None
     write_result(store.path, "mechanism", {"relevance": [{"name": "x", "mean": np.float32(0.5)}]})

@@ -134,7 +134,7 @@ def comparison(feeds: Sequence[Feed], *, together: bool) -> Query:
 
 
 def _mark(snapshot: RunSnapshot) -> Hashable:
-    return snapshot.n_shots, snapshot.model_version, snapshot.status.state
+    return snapshot.history, snapshot.n_shots, snapshot.model_version, snapshot.status.state
 
 
 def summary_of(feed: Feed, snapshot: RunSnapshot) -> RunSummary:

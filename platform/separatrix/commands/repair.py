@@ -26,8 +26,8 @@ def repair(
     """Say what of a damaged run is whole, as after a power cut, and with --apply cut the run back to that.
 
     A run cut back to its first shots is what it was when it held so many, and sampling goes on from there. Paths of
-    earlier shots and earlier models that are spoiled are moved to RUN/damaged; their shots stay. Without --apply
-    nothing is changed.
+    earlier shots and earlier models that are spoiled are moved to RUN/damaged; their shots stay. So are validations and
+    results, which can be made anew. Without --apply nothing is changed.
     """
     console = display_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -54,7 +54,12 @@ def _told(run: Path, found: Repair, *, applied: bool) -> list[str]:
     lines.append(
         f"{'kept' if applied else 'whole'}: the first {after.shots:,} of {held} shots, {_newest(after.models)}"
     )
-    for what, lost in (("paths of shots", found.lost_paths), ("models", found.lost_models)):
+    for what, lost in (
+        ("paths of shots", found.lost_paths),
+        ("models", found.lost_models),
+        ("validations", found.lost_validations),
+        ("results", found.lost_results),
+    ):
         if lost:
             listed = ", ".join(map(str, lost[:_MOST_LISTED])) + (", ..." if len(lost) > _MOST_LISTED else "")
             lines.append(f"{'moved to' if applied else 'to be moved to'} {run / 'damaged'}: {what} {listed}")

@@ -31,6 +31,9 @@ _LOOK_SECONDS: Final = 1.0
 _NOTED_SECONDS: Final = 1.0
 """For another thread to note how a process ended."""
 
+_REST_SECONDS: Final = 1.0
+"""Before a process is started again that the system had no room for."""
+
 _Task = tuple[Future[Any], tuple[Any, ...]]
 
 
@@ -219,20 +222,36 @@ class _Worker:
 
     def _start(self) -> None:
         """Start a process and wait until it is ready; if it cannot work, there is no pipe afterwards."""
-        ours, theirs = Pipe()
-        process = _WorkerContext().Process(target=_work, args=(theirs, self._initializer))
-        with self._lock:
-            if not self._closed:
-                process.start()
-                self._process = process
-        theirs.close()
-        self._pipe = ours
-        error, _ = self._receive(ours)
+        try:
+            self._pipe = self._launch()
+        except OSError as refused:  # no more processes, memory or files for now
+            self._note_failed_start(refused)
+            time.sleep(_REST_SECONDS)
+            return
+        error, _ = self._receive(self._pipe)
         if error is not None:
             self._end()
-            self._losses += 1
-            told = str(error) if isinstance(error, SeparatrixError) else f"{type(error).__name__}: {error}"
-            self._problem = f"could not start: {told}"
+            self._note_failed_start(error)
+
+    def _launch(self) -> Connection:
+        """Start a process, unless this worker is closed, and return the pipe to it."""
+        ours, theirs = Pipe()
+        with theirs:
+            try:
+                process = _WorkerContext().Process(target=_work, args=(theirs, self._initializer))
+                with self._lock:
+                    if not self._closed:
+                        process.start()
+                        self._process = process
+            except BaseException:
+                ours.close()
+                raise
+        return ours
+
+    def _note_failed_start(self, error: BaseException) -> None:
+        self._losses += 1
+        told = str(error) if isinstance(error, SeparatrixError) else f"{type(error).__name__}: {error}"
+        self._problem = f"could not start: {told}"
 
     def _count(self, error: BaseException | None) -> None:
         """Count losses in a row; a process whose device is lost is ended, however deeply its driver hangs."""

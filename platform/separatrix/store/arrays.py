@@ -373,10 +373,18 @@ def read_unchecked(path: Path) -> Json:
     return metadata
 
 
-def replace_json(path: Path, metadata: Json, scratch: Path) -> None:
-    """Replace a ``zarr.json`` in one step: readers find the old text or the new one, also after a kill."""
+def replace_json(path: Path, metadata: Json, scratch: Path, *, forced: bool = False) -> None:
+    """Replace a ``zarr.json`` in one step: readers find the old text or the new one, also after a kill.
+
+    Parameters
+    ----------
+    forced : to the medium, so that this holds after a power cut, too
+    """
     with scratch.open("w") as file:
         file.write(sealed(metadata))
+        if forced:
+            file.flush()
+            os.fsync(file.fileno())
     scratch.replace(path)
 
 

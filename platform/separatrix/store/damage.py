@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from separatrix.store.checksums import REPAIR, RESTORE, SYSTEM, Json, check_file
 from separatrix.store.layout import (
     FORMAT,
     FRAME_COLUMNS,
+    REPAIRED,
     Committed,
     is_whole,
     numbers,
@@ -34,8 +36,9 @@ from separatrix.store.layout import (
     shot_columns,
 )
 from separatrix.store.lock import acquire
-from separatrix.store.results import RESULTS, result_file
+from separatrix.store.results import RESULTS, read_result, result_file
 from separatrix.store.run import Store
+from separatrix.store.validations import Validations
 
 _ROWS_AT_ONCE = 4096
 
@@ -51,6 +54,8 @@ class Repair:
     damage : what is wrong, a sentence each
     lost_paths : shots that are kept and whose paths are spoiled; sampling does not need them any more
     lost_models : versions of earlier models that are spoiled
+    lost_validations : validations that are spoiled
+    lost_results : results of analyses that are spoiled
     """
 
     before: Committed | None
@@ -58,11 +63,23 @@ class Repair:
     damage: tuple[str, ...]
     lost_paths: tuple[int, ...]
     lost_models: tuple[int, ...]
+    lost_validations: tuple[int, ...]
+    lost_results: tuple[str, ...]
 
     @property
     def is_needed(self) -> bool:
         """Whether anything has to be given up."""
-        return bool(self.before != self.after or self.lost_paths or self.lost_models)
+        return self.before != self.after or any(
+            (self.lost_paths, self.lost_models, self.lost_validations, self.lost_results)
+        )
+
+    def lost_members(self) -> dict[str, tuple[int, ...]]:
+        """Return the numbers of what is spoiled by the group of ``run.zarr`` that holds it."""
+        return {
+            "trajectories": self.lost_paths,
+            "models": self.lost_models,
+            "validations": self.lost_validations,
+        }
 
 
 def examine(run: Path, watch: Callable[[int, int], None] = lambda done, total: None) -> Repair:
@@ -96,8 +113,8 @@ def examine(run: Path, watch: Callable[[int, int], None] = lambda done, total: N
 def repair(run: Path, watch: Callable[[int, int], None] = lambda done, total: None) -> Repair:
     """Cut a run back to what is whole, and move what is spoiled to ``RUN/damaged``.
 
-    Results of analyses go, too: they follow from what the run holds and can be made anew. A kill at any moment leaves a
-    run of which as much is whole as before.
+    If the run is cut, results of analyses go, too: they follow from what it holds and can be made anew. A kill at any
+    moment leaves a run of which as much is whole as before.
 
     Parameters
     ----------
@@ -117,11 +134,13 @@ def repair(run: Path, watch: Callable[[int, int], None] = lambda done, total: No
             if found.is_needed:
                 shutil.rmtree(run / "pending", ignore_errors=True)
                 (run / "pending").mkdir()
-                for name in RESULTS:
+                for name in found.lost_results:
+                    _move_away(run, result_file(run, name))
+                for name in RESULTS if found.before != found.after else ():
                     result_file(run, name).unlink(missing_ok=True)
-                for kind, lost in (("trajectories", found.lost_paths), ("models", found.lost_models)):
+                for kind, lost in found.lost_members().items():
                     for number in lost:
-                        _move_away(run, kind, number)
+                        _move_away(run, run / "run.zarr" / kind / str(number))
                 replace_json(run / "run.zarr" / "zarr.json", _root(run, found.after), run / "pending" / "zarr.json")
         finally:
             lock.release()
@@ -132,15 +151,15 @@ def repair(run: Path, watch: Callable[[int, int], None] = lambda done, total: No
     return found
 
 
-def _move_away(run: Path, kind: str, number: int) -> None:
-    place = run / "damaged" / kind / f"{number}-{uuid.uuid4().hex[:12]}"
+def _move_away(run: Path, spoiled: Path) -> None:
+    place = run / "damaged" / spoiled.parent.name / f"{spoiled.name}-{uuid.uuid4().hex[:12]}"
     place.parent.mkdir(parents=True, exist_ok=True)
-    (run / "run.zarr" / kind / str(number)).rename(place)
+    spoiled.rename(place)
 
 
 def _root(run: Path, after: Committed) -> Json:
     """Return the metadata of ``run.zarr`` with other counts; where they cannot be read, new ones without notes."""
-    counts = {"committed": asdict(after)}
+    counts = {"committed": asdict(after), REPAIRED: uuid.uuid4().hex}
     with suppress(StoreError, RunNotFoundError):
         root = read_root(run)
         return {**root, "attributes": {**root["attributes"], **counts}}
@@ -153,7 +172,7 @@ class _Examination:
     """Reads a run from its tables on: what they tell decides what else must be whole."""
 
     def __init__(self, run: Path, watch: Callable[[int, int], None]) -> None:
-        self._folder, self._watch = run / "run.zarr", watch
+        self._run, self._folder, self._watch = run, run / "run.zarr", watch
         self._damage: list[str] = []
         self._shots = Table(self._folder / "shots", shot_columns(len(read_states(self._folder / "shots"))))
         self._frames = Table(self._folder / "frames", FRAME_COLUMNS)
@@ -187,6 +206,8 @@ class _Examination:
             if cut == n_shots:
                 break
             n_shots = cut
+        validations = self._lost_validations()
+        results = tuple(name for name in RESULTS if not self._can(partial(read_result, self._run, name)))
         after = Committed(shots=n_shots, frames=int(np.searchsorted(shot_of_frame, n_shots)), models=newest + 1)
         return Repair(
             before=self._before,
@@ -194,6 +215,8 @@ class _Examination:
             damage=tuple(self._damage),
             lost_paths=tuple(sorted(shot for shot in lost if shot < n_shots)),
             lost_models=tuple(version for version in versions if version < newest and version not in models),
+            lost_validations=validations,
+            lost_results=results,
         )
 
     def _note(self, error: Exception) -> None:
@@ -249,6 +272,24 @@ class _Examination:
             else:
                 whole[version] = int(report["n_shots"])
         return whole
+
+    def _lost_validations(self) -> tuple[int, ...]:
+        validations = Validations(self._run, writable=False)
+
+        def read(number: int) -> None:
+            stored = validations.open(number)
+            stored.configurations(), stored.outcomes()
+
+        return tuple(number for number in validations.numbers() if not self._can(partial(read, number)))
+
+    def _can(self, read: Callable[[], object]) -> bool:
+        """Return whether something can be read, and note why not."""
+        try:
+            read()
+        except StoreError as error:
+            self._note(error)
+            return False
+        return True
 
     def _cut(self, shots: dict[str, NDArray[Any]], n_shots: int, newest: int, lost: set[int]) -> int:
         """Return the number of shots to keep, so that all came from models that are kept and every chain has a path."""

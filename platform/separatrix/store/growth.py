@@ -20,15 +20,19 @@ class GrowingTable:
     Parameters
     ----------
     read : returns the columns from a row on, such as ``store.shots``
+    history : is another number when the rows may be others than before, such as ``store.history``
     """
 
-    def __init__(self, read: Callable[[int], Columns]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[int], Columns], history: Callable[[], int] = lambda: 0) -> None:
+        self._read, self._history = read, history
+        self._known = history()
         self._n_rows = 0
         self._memory: dict[str, NDArray[Any]] = {}
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Fetch what is new and return every column, (n_rows, ...), read-only."""
+        if (history := self._history()) != self._known:
+            self._n_rows, self._memory, self._known = 0, {}, history
         new = self._read(self._n_rows)
         n_rows = self._n_rows + len(next(iter(new.values())))
         for name, rows in new.items():

@@ -58,6 +58,9 @@ SHOT_COLUMNS: Final[dict[str, tuple[str, str, str]]] = {
 _COUNTS: Final = ("n_A", "n_B")
 _ENDS_IN_STATES: Final = ("<i4", "", "trajectories that ended in each state, in the order of the states")
 
+REPAIRED: Final = "repaired"
+"""Attribute of ``run.zarr``: another text after each repair; there is none before the first."""
+
 FRAME_COLUMNS: Final = ("features", "cvs", "shot", "offset")
 
 _SHOTS_PER_CHUNK: Final = 4096
@@ -72,6 +75,10 @@ class Committed:
     shots: int = 0
     frames: int = 0
     models: int = 0
+
+    def continues(self, before: Committed) -> bool:
+        """Return whether nothing of what there was before is missing."""
+        return self.shots >= before.shots and self.frames >= before.frames and self.models >= before.models
 
 
 def shot_columns(n_states: int) -> dict[str, tuple[str, str, str]]:

@@ -1,7 +1,7 @@
 """Results of analyses: one JSON document each under ``RUN/results``, written whole and replaced whole.
 
 They follow from what the run holds and can be made anew, so they need no commit and no lock, and may be written while
-the run goes on.
+the run goes on. They are forced to the medium: written seldom, they would else be what a power cut empties.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write_result(run: Path, name: str, result: Json) -> None:
     with disk_errors(run):
         file = result_file(run, name)
         file.parent.mkdir(exist_ok=True)
-        replace_json(file, plain(result), file.with_name(f".{name}-{uuid.uuid4().hex[:12]}"))
+        replace_json(file, plain(result), file.with_name(f".{name}-{uuid.uuid4().hex[:12]}"), forced=True)
 
 
 def read_result(run: Path, name: str) -> dict[str, Any] | None:

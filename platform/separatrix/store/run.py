@@ -13,10 +13,12 @@
     RUN/run.zarr/validations/<number>/           committor shooting, see `separatrix.store.validations`
 
 The attribute ``committed`` of ``run.zarr`` counts what exists. It is replaced last, in one step, so a process killed at
-any moment leaves the run as its last commit left it. Metadata, trajectories and models are written under ``pending``
-and renamed into place whole; rows of columns are written once, beyond what is committed. So readers need no lock.
-Files are handed to the operating system and not forced to the medium: a power cut can cost more than a kill. What it
-or anything else spoiled is told by checksums and refused, see `separatrix.store.checksums`.
+any moment leaves the run as its last commit left it. A repair, which alone makes counts smaller, changes the attribute
+``repaired``, by which readers know that rows may be others than before. Metadata, trajectories and models are written
+under ``pending`` and renamed into place whole; rows of columns are written once, beyond what is committed. So readers
+need no lock. Files are handed to the operating system and not forced to the medium, unless they are results: a power
+cut can cost more than a kill. What it or anything else spoiled is told by checksums and refused, see
+`separatrix.store.checksums`.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ from separatrix.store.arrays import (
 from separatrix.store.checksums import CONFIG, REPAIR, RESTORE, SYSTEM, TOPOLOGY, Json, check_files, sealed, write_sums
 from separatrix.store.layout import (
     FRAME_COLUMNS,
+    REPAIRED,
     Committed,
     create_arrays,
     is_whole,
@@ -143,6 +146,7 @@ class Store:
         self._new_frames: list[tuple[Float32Array, Float32Array, IntArray]] = []
         self._committed = read_committed(self._root)
         self._models = self._committed.models
+        self._history = 0
 
     @classmethod
     def create(
@@ -283,10 +287,18 @@ class Store:
     def refresh(self) -> Committed:
         """Look again at what is committed; until the next call, everything read is of that moment."""
         if self._lock is None:
+            before, told = self._committed, self._root["attributes"].get(REPAIRED)
             self._root = read_root(self.path)
             self._committed = read_committed(self._root)
             self._models = self._committed.models
+            if self._root["attributes"].get(REPAIRED) != told or not self._committed.continues(before):
+                self._history += 1
         return self._committed
+
+    @property
+    def history(self) -> int:
+        """How often `refresh` found the run cut back, as by a repair: what was read before may be another thing now."""
+        return self._history
 
     def shots(self, start: int = 0) -> dict[str, NDArray[Any]]:
         """Return the committed shots from number ``start`` on, by column; only these rows are read."""

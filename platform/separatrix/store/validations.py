@@ -35,7 +35,7 @@ from separatrix.store.arrays import (
     restored,
     write_array,
 )
-from separatrix.store.checksums import RESTORE, Json
+from separatrix.store.checksums import REPAIR, Json
 from separatrix.store.layout import numbers
 
 OUTCOME_COLUMNS: Final[dict[str, tuple[str, str, str]]] = {
@@ -83,7 +83,7 @@ class StoredValidation:
         self._new: list[bytes] = []
         if not isinstance(self._metadata.get("attributes", {}).get("committed"), int):
             raise StoreError(
-                f"the run is damaged: expected the attribute committed in {folder / 'zarr.json'}; {RESTORE}"
+                f"the run is damaged: expected the attribute committed in {folder / 'zarr.json'}; {REPAIR}"
             )
         if scratch is not None and not self._table.is_even:
             self._table.trim(self.n_outcomes, scratch)
