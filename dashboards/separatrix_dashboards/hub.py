@@ -31,7 +31,8 @@ SECONDS_PER_WATCHER = 0.085
 a fifth of a core."""
 
 REST = 24.0
-"""What takes long is not computed again for so many times the time it took: a twenty-fifth of a core for each."""
+"""What takes long is not computed again for so many times the processor time it took: a twenty-fifth of a core for
+each, however long it had to wait for others on a busy machine."""
 
 _HURRY = 1.5
 """Seconds after a click for which runs are looked at often; only what they are doing is published then."""
@@ -52,12 +53,14 @@ class Query:
     compute : takes the feed and a snapshot; pure but for ``feed.cached``, ``feed.model`` and ``feed.positions``
     depends : what of a snapshot the result depends on; computed anew only when it changes
     slow : whether it takes longer than some 30 ms; then nothing waits for it, not even the first paint
+    stage : of a snapshot; a slow result of a new one is computed without the rest that those of the old one earned
     """
 
     key: Hashable
     compute: Callable[[Feed, RunSnapshot], Any]
     depends: Callable[[RunSnapshot], Hashable] = field(default=lambda snapshot: snapshot.revision)
     slow: bool = False
+    stage: Callable[[RunSnapshot], Hashable] = field(default=lambda snapshot: None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +112,7 @@ class Hub:
     folder : where runs are looked for; None in a notebook, where feeds are asked for by path
     pool : the server's sessions
     interval : seconds between looks
-    rest : for how many times the time it took a slow query is not computed again
+    rest : for how many times the processor time it took a slow query is not computed again
 
     Attributes
     ----------
@@ -139,7 +142,7 @@ class Hub:
         self._galleries: list[Callable[[], None]] = []
         self._results: dict[tuple[Feed, Hashable], tuple[Hashable, Any]] = {}
         self._running: set[tuple[Feed, Hashable]] = set()
-        self._rested: dict[tuple[Feed, Hashable], float] = {}
+        self._rested: dict[tuple[Feed, Hashable], tuple[Hashable, float]] = {}
         self._later: dict[tuple[Feed, Hashable], Query] = {}
         self._fresh: dict[Feed, dict[Hashable, Any]] = {}
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="slow queries")
@@ -399,26 +402,27 @@ class Hub:
 
     def _begin(self, feed: Feed, query: Query, snapshot: RunSnapshot, mark: Hashable) -> None:
         """Compute a slow query in a thread of its own; later, if it is being computed or was a moment ago."""
-        place = feed, query.key
+        place, stage = (feed, query.key), query.stage(snapshot)
         with self._lock:
             if self._closed:
                 return
-            if place in self._running or time.monotonic() < self._rested.get(place, 0.0):
+            rested_stage, until = self._rested.get(place, (None, 0.0))
+            if place in self._running or (rested_stage == stage and time.monotonic() < until):
                 self._later[place] = query
                 return
             self._running.add(place)
             self._later.pop(place, None)
 
         def work() -> None:
-            begun, first = time.monotonic(), place not in self._results
+            begun, first = time.thread_time(), place not in self._results
             try:
                 value = self._compute(feed, query, snapshot, mark)
             finally:
                 with self._lock:
                     self._running.discard(place)
                     # What it takes the first time, to solve and to draw, it does not take again.
-                    took = 0.0 if first else time.monotonic() - begun
-                    self._rested[place] = time.monotonic() + self._rest * took
+                    took = 0.0 if first or rested_stage != stage else time.thread_time() - begun
+                    self._rested[place] = stage, time.monotonic() + self._rest * took
             with self._lock:
                 watchers = list(self._watches.get(feed, ()))
                 if not first and watchers:  # it goes with what else is new, in one message

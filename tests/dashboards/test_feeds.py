@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,48 @@ def test_slow_results_come_later_and_to_every_watcher(landscape_run, hub):
     assert all(listener.told.wait(10) for listener in listeners)
     assert [listener.results for listener in listeners] == [[{"slow": 300}]] * 2
     assert hub.result(feed, query) == (True, 300)
+
+
+def test_waiting_earns_a_slow_result_no_rest(landscape_run):
+    hub = Hub(landscape_run.parent, rest=1000)
+    try:
+        feed, revisions = hub.feed(landscape_run), []
+
+        def compute(feed, snapshot):
+            time.sleep(0.1)
+            revisions.append(snapshot.revision)
+
+        query = Query(key="slow", compute=compute, slow=True)
+        hub.add(Listener(feed, query))
+        for revision in range(4):
+            feed.snapshot = replace(feed.snapshot, revision=revision)
+            hub.result(feed, query)
+            wait_until(lambda revision=revision: revision in revisions)
+    finally:
+        hub.close()
+
+
+def test_a_slow_result_of_a_new_stage_does_not_wait_for_the_rest_of_the_old_one(landscape_run):
+    hub = Hub(landscape_run.parent, rest=1e6)
+    try:
+        feed, stages = hub.feed(landscape_run), []
+
+        def compute(feed, snapshot):
+            sum(range(100_000))
+            stages.append(snapshot.revision // 2)
+
+        query = Query(key="slow", compute=compute, slow=True, stage=lambda snapshot: snapshot.revision // 2)
+        hub.add(Listener(feed, query))
+        for revision in range(4):
+            feed.snapshot = replace(feed.snapshot, revision=revision)
+            hub.result(feed, query)
+            wait_until(lambda revision=revision: len(stages) == revision + 1)
+        feed.snapshot = replace(feed.snapshot, revision=2)
+        hub.result(feed, query)
+        time.sleep(1.0)
+        assert stages == [0, 0, 1, 1]  # the second of a stage earns a rest as before
+    finally:
+        hub.close()
 
 
 def test_what_a_page_alone_wanted_goes_with_it_while_others_go_on_watching(landscape_run, hub):
