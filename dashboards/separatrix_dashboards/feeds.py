@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.config import RunConfig
+from separatrix.errors import StoreError
 from separatrix.logits import effective_q, p_transition
 from separatrix.reader import Reader
 from separatrix.records import Status
-from separatrix.store import RESULTS, is_locked
+from separatrix.store import CONFIG, RESULTS, is_locked
 from separatrix.training_data import end_counts
 from separatrix_dashboards.analyses import Analysis
 from separatrix_dashboards.frames import FrameTable
@@ -150,13 +151,14 @@ class Feed:
     """
 
     def __init__(self, path: Path | str, name: str | None = None, pool: SessionPool | None = None) -> None:
+        self._made_of = stamp(Path(path) / CONFIG)
         self.reader = Reader(path)
         self.path = self.reader.folder
         self.name = name or self.path.name
         self.lock = threading.RLock()
         self._pool = pool
         self._frames = FrameTable(self.reader)
-        self._log: tuple[tuple[int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1), ())
+        self._log: tuple[tuple[int, int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1, -1), ())
         self._reports = Recent(_REPORTS_KEPT)
         self._cache = Recent(_CACHED)
         self._computing: dict[Hashable, threading.Lock] = {}
@@ -165,14 +167,32 @@ class Feed:
         self._mark: Hashable = self._glance()
         self.snapshot = self._look(0)
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the run is gone from its folder, where another may lie now: a configuration is written once."""
+        return stamp(self.path / CONFIG) != self._made_of
+
     def refresh(self) -> bool:
-        """Look at the run; return whether a new snapshot was made."""
+        """Look at the run; return whether a new snapshot was made.
+
+        Raises
+        ------
+        SeparatrixError
+            If it cannot be read, or is another run now, or was cut back: what is known of it holds no longer.
+        """
         with self.lock:
-            mark = self._glance()
+            if self.is_replaced:
+                raise StoreError(f"{self.path}: this run was removed, or another took its place: open it anew")
+            mark, before = self._glance(), self.snapshot
             if mark == self._mark:
                 return False
-            self._mark = mark
-            self.snapshot = self._look(self.snapshot.revision + 1)
+            now = self._look(before.revision + 1)
+            if now.n_shots < before.n_shots or len(now.reports) < len(before.reports):
+                raise StoreError(
+                    f"{self.path}: expected {before.n_shots} shots and {len(before.reports)} models or more, found "
+                    f"{now.n_shots} and {len(now.reports)}: this run was cut back: open it anew"
+                )
+            self.snapshot, self._mark = now, mark
             return True
 
     def model(self, version: int | None = None) -> Committor:
@@ -342,13 +362,13 @@ class _Reports(Mapping[int, Mapping[str, Any]]):
         return len(self._versions)
 
 
-def stamp(file: Path) -> tuple[int, int]:
+def stamp(file: Path) -> tuple[int, int, int]:
     """Return what changes whenever a file does."""
     try:
         stat = file.stat()
     except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+        return 0, 0, 0
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def modified(path: Path) -> float:

@@ -167,9 +167,13 @@ class Hub:
         """
         folder = self.absolute(path)
         with self._lock:
-            if folder not in self._feeds:
-                self._feeds[folder] = Feed(folder, self._name(folder), self.pool)
-            return self._feeds[folder]
+            known = self._feeds.get(folder)
+            if known is None or known.is_replaced:
+                self._feeds.pop(folder, None)
+                known = self._feeds[folder] = Feed(folder, self._name(folder), self.pool)
+                self._unreadable.pop(folder, None)
+                self._untold.add(known)
+            return known
 
     def absolute(self, path: Path | str) -> Path:
         """Return the folder of a run; names that lead out of the hub's folder are refused.
@@ -219,8 +223,19 @@ class Hub:
         self._wake.set()
 
     def look(self, feed: Feed) -> None:
-        """Look at one run in this thread: a page is being opened. Who watches the run already is told in time."""
-        if feed.refresh():
+        """Look at one run in this thread: a page is being opened. Who watches the run already is told in time.
+
+        Raises
+        ------
+        SeparatrixError
+            If it cannot be read any more; asked for anew, it may be another run.
+        """
+        try:
+            changed = feed.refresh()
+        except (SeparatrixError, OSError) as error:
+            self._forget(feed, self.words(error))
+            raise
+        if changed:
             with self._lock:
                 self._untold.add(feed)
 
@@ -370,15 +385,20 @@ class Hub:
         try:
             return feed.refresh()
         except (SeparatrixError, OSError) as error:
-            self._forget(feed, self.words(error))
-            return True
+            return self._forget(feed, self.words(error))
 
-    def _forget(self, feed: Feed, error: str) -> None:
-        """Take a run that was removed or damaged out of the gallery; its open pages keep what they show."""
+    def _forget(self, feed: Feed, error: str) -> bool:
+        """Take a run that was removed, replaced or damaged out of the gallery; its open pages keep what they show.
+
+        Return whether it was there.
+        """
         with self._lock:
-            self._feeds.pop(feed.path, None)
+            if self._feeds.get(feed.path) is not feed:  # a page still shows what was there before
+                return False
+            del self._feeds[feed.path]
             if feed.path.exists():
                 self._unreadable[feed.path] = _unreadable(feed.path, feed.name, error)
+            return True
 
     def _publish(self, feed: Feed) -> None:
         watchers = self._watchers(feed)
@@ -479,8 +499,6 @@ class Hub:
                 self.feed(path)
             except (SeparatrixError, OSError) as error:
                 self._unreadable[path] = _unreadable(path, self._name(path), self.words(error))
-            else:
-                self._unreadable.pop(path, None)
 
     def _name(self, path: Path) -> str:
         if self.folder is not None and path.is_relative_to(self.folder):

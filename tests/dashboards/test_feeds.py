@@ -228,6 +228,71 @@ def test_a_run_deleted_under_its_viewers_leaves_them_what_they_saw_and_others_go
         hub.close()
 
 
+@pytest.fixture
+def replaced(landscape_run, uniform_run, tmp_path):
+    """Return a hub that knows a run, its feed, and what puts another run in its place."""
+    path = shutil.copytree(landscape_run, tmp_path / "run")
+    hub = Hub(tmp_path)
+
+    def replace_by(other):
+        shutil.rmtree(path)
+        shutil.copytree(other, path)
+
+    yield hub, hub.feed("run"), replace_by
+    hub.close()
+
+
+def test_a_run_that_took_the_place_of_another_is_read_anew(replaced, uniform_run, empty_run):
+    hub, feed, replace_by = replaced
+    for other in (uniform_run, empty_run):  # shorter ones
+        replace_by(other)
+        with pytest.raises(SeparatrixError, match="another took its place"):
+            hub.look(feed)
+        feed, expected = hub.feed("run"), Feed(other).snapshot
+        hub.look(feed)
+        assert feed.snapshot.n_shots == expected.n_shots
+        assert feed.snapshot.config == expected.config
+        assert list(feed.snapshot.reports) == list(expected.reports)
+
+
+def test_an_open_page_of_what_was_there_before_takes_nothing_from_the_gallery(replaced, uniform_run):
+    hub, feed, replace_by = replaced
+    listener = Listener(feed)
+    hub.add(listener)
+    replace_by(uniform_run)
+    newer = hub.feed("run")
+    assert newer.snapshot.n_shots == 150
+    wait_until(lambda: hub.runs() == (newer.snapshot,))
+    time.sleep(1.0)  # the old feed is looked at meanwhile
+    assert hub.runs() == (newer.snapshot,)
+    assert listener.results in ([], [{}])  # told at most once, and not with every look
+    assert feed.snapshot.n_shots == 300
+
+
+def test_a_look_that_failed_is_repeated(landscape_run, monkeypatch):
+    feed = Feed(landscape_run)
+    monkeypatch.setattr(feed, "_mark", None)
+
+    def fail():
+        raise SeparatrixError("damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feed.reader, "status", fail)
+        for _ in range(2):
+            with pytest.raises(SeparatrixError, match="damaged"):
+                feed.refresh()
+    assert feed.refresh()
+    assert not feed.refresh()
+
+
+def test_a_run_that_was_cut_back_is_read_anew(landscape_run, tmp_path):
+    feed = Feed(shutil.copytree(landscape_run, tmp_path / "run"))
+    feed.snapshot = replace(feed.snapshot, shots={"chain": np.zeros(301)})
+    feed._mark = None
+    with pytest.raises(SeparatrixError, match="was cut back"):
+        feed.refresh()
+
+
 def test_the_gallery_finds_runs_new_ones_and_damaged_ones(landscape_run, empty_run, tmp_path):
     shutil.copytree(landscape_run, tmp_path / "group" / "one")
     shutil.copytree(empty_run, tmp_path / "two")
