@@ -138,6 +138,8 @@ class Recent(OrderedDict[Any, Any]):
 class Feed:
     """One run, read by cursor; any thread may ask.
 
+    Frames, paths and reports are read without its lock, for which the server's loop and the hub would wait.
+
     Parameters
     ----------
     path : folder of the run
@@ -202,13 +204,11 @@ class Feed:
 
     def positions(self, shot: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Return positions (n_frames, n_atoms, 3) nm, and box or None, of a transition."""
-        with self.lock:
-            return self.reader.path_positions(shot)
+        return self.reader.path_positions(shot)
 
     def solute_positions(self, shot: int) -> NDArray[Any]:
         """Return positions (n_frames, n_solute, 3) nm of the solute of a transition; waters are too many for a page."""
-        with self.lock:
-            return self.reader.path_frames(shot, solute=True)[0]
+        return self.reader.path_frames(shot, solute=True)[0]
 
     def result(self, name: str) -> Mapping[str, Any] | None:
         """Return the result of an analysis, such as ``mechanism``; None when the run holds none."""
@@ -298,12 +298,14 @@ class Feed:
 
     def _report(self, version: int) -> Mapping[str, Any]:
         with self.lock:
-            report: Mapping[str, Any] = self._reports.get(version) or self.reader.model_report(version)
+            report: Mapping[str, Any] | None = self._reports.get(version)
+        if report is None:
+            report = self.reader.model_report(version)
+        with self.lock:
             return self._reports.keep(version, report)
 
     def _frames_of(self, n_shots: int) -> Mapping[str, Any]:
-        with self.lock:
-            return self._frames.of_first(n_shots)
+        return self._frames.of_first(n_shots)
 
 
 class Latest:

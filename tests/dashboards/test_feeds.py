@@ -71,6 +71,39 @@ def test_descriptors_of_frames_are_read_from_the_disk_when_they_are_looked_at(an
         features[::2]
 
 
+@pytest.mark.parametrize(
+    ("method", "look"),
+    [
+        ("frame_rows", lambda feed: feed.snapshot.frames["cvs"]),
+        ("path_positions", lambda feed: feed.positions(0)),
+        ("path_frames", lambda feed: feed.solute_positions(0)),
+        ("model_report", lambda feed: feed.snapshot.reports[1]),
+    ],
+)
+def test_nobody_waits_for_what_is_read_from_a_slow_disk(landscape_run, monkeypatch, method, look):
+    feed, reading, go_on = Feed(landscape_run), threading.Event(), threading.Event()
+
+    def slow(*_, **__):
+        reading.set()
+        go_on.wait(20)
+        raise SeparatrixError("read")
+
+    monkeypatch.setattr(feed.reader, method, slow)
+    feed._mark = None
+    reads = threading.Thread(target=lambda: pytest.raises(SeparatrixError, look, feed))
+    refreshes = threading.Thread(target=feed.refresh)
+    reads.start()
+    assert reading.wait(10)
+    refreshes.start()
+    refreshes.join(10)
+    waited = refreshes.is_alive()
+    go_on.set()
+    reads.join()
+    refreshes.join()
+    assert not waited
+    assert feed.snapshot.revision == 1
+
+
 def test_snapshots_follow_a_run_that_is_sampled(tmp_path):
     session = Session.create(tmp_path / "run", {"system": {"kind": "hummer-szabo"}})
     feed = Feed(session.path)
