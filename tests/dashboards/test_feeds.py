@@ -90,7 +90,12 @@ def test_nobody_waits_for_what_is_read_from_a_slow_disk(landscape_run, monkeypat
 
     monkeypatch.setattr(feed.reader, method, slow)
     feed._mark = None
-    reads = threading.Thread(target=lambda: pytest.raises(SeparatrixError, look, feed))
+
+    def read():
+        with pytest.raises(SeparatrixError, match="read"):
+            look(feed)
+
+    reads = threading.Thread(target=read)
     refreshes = threading.Thread(target=feed.refresh)
     reads.start()
     assert reading.wait(10)
@@ -157,7 +162,7 @@ def test_waiting_earns_a_slow_result_no_rest(landscape_run):
     try:
         feed, revisions = hub.feed(landscape_run), []
 
-        def compute(feed, snapshot):
+        def compute(_, snapshot):
             time.sleep(0.1)
             revisions.append(snapshot.revision)
 
@@ -176,7 +181,7 @@ def test_a_slow_result_of_a_new_stage_does_not_wait_for_the_rest_of_the_old_one(
     try:
         feed, stages = hub.feed(landscape_run), []
 
-        def compute(feed, snapshot):
+        def compute(_, snapshot):
             sum(range(100_000))
             stages.append(snapshot.revision // 2)
 
@@ -262,7 +267,7 @@ def test_a_run_deleted_under_its_viewers_leaves_them_what_they_saw_and_others_go
 
 
 @pytest.fixture
-def replaced(landscape_run, uniform_run, tmp_path):
+def replaced(landscape_run, tmp_path):
     """Return a hub that knows a run, its feed, and what puts another run in its place."""
     path = shutil.copytree(landscape_run, tmp_path / "run")
     hub = Hub(tmp_path)
