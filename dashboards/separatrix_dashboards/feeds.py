@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separatrix.config import RunConfig
+from separatrix.errors import StoreError
 from separatrix.logits import effective_q, p_transition
 from separatrix.reader import Reader
 from separatrix.records import Status
-from separatrix.store import RESULTS, is_locked
+from separatrix.store import CONFIG, RESULTS, is_locked
 from separatrix.training_data import end_counts
 from separatrix_dashboards.analyses import Analysis
 from separatrix_dashboards.frames import FrameTable
@@ -139,6 +140,8 @@ class Recent(OrderedDict[Any, Any]):
 class Feed:
     """One run, read by cursor; any thread may ask.
 
+    Frames, paths and reports are read without its lock, for which the server's loop and the hub would wait.
+
     Parameters
     ----------
     path : folder of the run
@@ -152,13 +155,14 @@ class Feed:
     """
 
     def __init__(self, path: Path | str, name: str | None = None, pool: SessionPool | None = None) -> None:
+        self._made_of = stamp(Path(path) / CONFIG)
         self.reader = Reader(path)
         self.path = self.reader.folder
         self.name = name or self.path.name
         self.lock = threading.RLock()
         self._pool = pool
         self._frames = FrameTable(self.reader)
-        self._log: tuple[tuple[int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1), ())
+        self._log: tuple[tuple[int, int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1, -1), ())
         self._reports = Recent(_REPORTS_KEPT)
         self._cache = Recent(_CACHED)
         self._computing: dict[Hashable, threading.Lock] = {}
@@ -167,14 +171,26 @@ class Feed:
         self._mark: Hashable = self._glance()
         self.snapshot = self._look(0)
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the run is gone from its folder, where another may lie now: a configuration is written once."""
+        return stamp(self.path / CONFIG) != self._made_of
+
     def refresh(self) -> bool:
-        """Look at the run; return whether a new snapshot was made."""
+        """Look at the run; return whether a new snapshot was made.
+
+        Raises
+        ------
+        SeparatrixError
+            If it cannot be read, or is another run now.
+        """
         with self.lock:
-            mark = self._glance()
+            if self.is_replaced:
+                raise StoreError(f"{self.path}: this run was removed, or another took its place: open it anew")
+            mark, before = self._glance(), self.snapshot
             if mark == self._mark:
                 return False
-            self._mark = mark
-            before, self.snapshot = self.snapshot, self._look(self.snapshot.revision + 1)
+            self.snapshot, self._mark = self._look(before.revision + 1), mark
             if self.snapshot.history != before.history:
                 self._reports.clear()
                 self._cache.clear()
@@ -187,13 +203,11 @@ class Feed:
 
     def positions(self, shot: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Return positions (n_frames, n_atoms, 3) nm, and box or None, of a transition."""
-        with self.lock:
-            return self.reader.path_positions(shot)
+        return self.reader.path_positions(shot)
 
     def solute_positions(self, shot: int) -> NDArray[Any]:
         """Return positions (n_frames, n_solute, 3) nm of the solute of a transition; waters are too many for a page."""
-        with self.lock:
-            return self.reader.path_frames(shot, solute=True)[0]
+        return self.reader.path_frames(shot, solute=True)[0]
 
     def result(self, name: str) -> Mapping[str, Any] | None:
         """Return the result of an analysis, such as ``mechanism``; None when the run holds none."""
@@ -286,12 +300,14 @@ class Feed:
 
     def _report(self, version: int) -> Mapping[str, Any]:
         with self.lock:
-            report: Mapping[str, Any] = self._reports.get(version) or self.reader.model_report(version)
+            report: Mapping[str, Any] | None = self._reports.get(version)
+        if report is None:
+            report = self.reader.model_report(version)
+        with self.lock:
             return self._reports.keep(version, report)
 
     def _frames_of(self, n_shots: int) -> Mapping[str, Any]:
-        with self.lock:
-            return self._frames.of_first(n_shots)
+        return self._frames.of_first(n_shots)
 
 
 class Latest:
@@ -350,13 +366,13 @@ class _Reports(Mapping[int, Mapping[str, Any]]):
         return len(self._versions)
 
 
-def stamp(file: Path) -> tuple[int, int]:
+def stamp(file: Path) -> tuple[int, int, int]:
     """Return what changes whenever a file does."""
     try:
         stat = file.stat()
     except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+        return 0, 0, 0
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def modified(path: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -65,16 +66,18 @@ class FrameTable:
 
     Parameters
     ----------
-    reader : of the run, which nobody else uses meanwhile
+    reader : of the run
     """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._lock = threading.Lock()  # its own: of many frames, and from a cold disk, reading takes seconds
         self._rest = GrowingTable(self._read, lambda: reader.history)
 
     def of_first(self, n_shots: int) -> Mapping[str, Any]:
         """Return the frames of the first shots: ``cvs`` (m, k), ``shot`` (m,), ``offset`` (m,), and `Features`."""
-        columns = self._rest.columns()
+        with self._lock:
+            columns = self._rest.columns()
         n_frames = int(np.searchsorted(columns["shot"], n_shots))  # frames lie in the order of their shots
         rest = {name: column[:n_frames] for name, column in columns.items()}
         return {**rest, "features": Features(self._reader, n_frames)}

@@ -31,7 +31,8 @@ SECONDS_PER_WATCHER = 0.085
 a fifth of a core."""
 
 REST = 24.0
-"""What takes long is not computed again for so many times the time it took: a twenty-fifth of a core for each."""
+"""What takes long is not computed again for so many times the processor time it took: a twenty-fifth of a core for
+each, however long it had to wait for others on a busy machine."""
 
 _HURRY = 1.5
 """Seconds after a click for which runs are looked at often; only what they are doing is published then."""
@@ -52,12 +53,14 @@ class Query:
     compute : takes the feed and a snapshot; pure but for ``feed.cached``, ``feed.model`` and ``feed.positions``
     depends : what of a snapshot the result depends on; computed anew only when it changes
     slow : whether it takes longer than some 30 ms; then nothing waits for it, not even the first paint
+    stage : of a snapshot; a slow result of a new one is computed without the rest that those of the old one earned
     """
 
     key: Hashable
     compute: Callable[[Feed, RunSnapshot], Any]
     depends: Callable[[RunSnapshot], Hashable] = field(default=lambda snapshot: snapshot.revision)
     slow: bool = False
+    stage: Callable[[RunSnapshot], Hashable] = field(default=lambda snapshot: None)
 
     def mark(self, snapshot: RunSnapshot) -> Hashable:
         """Return what tells whether a result is that of a snapshot."""
@@ -113,7 +116,7 @@ class Hub:
     folder : where runs are looked for; None in a notebook, where feeds are asked for by path
     pool : the server's sessions
     interval : seconds between looks
-    rest : for how many times the time it took a slow query is not computed again
+    rest : for how many times the processor time it took a slow query is not computed again
 
     Attributes
     ----------
@@ -143,7 +146,7 @@ class Hub:
         self._galleries: list[Callable[[], None]] = []
         self._results: dict[tuple[Feed, Hashable], tuple[Hashable, Any]] = {}
         self._running: set[tuple[Feed, Hashable]] = set()
-        self._rested: dict[tuple[Feed, Hashable], float] = {}
+        self._rested: dict[tuple[Feed, Hashable], tuple[Hashable, float]] = {}
         self._later: dict[tuple[Feed, Hashable], Query] = {}
         self._fresh: dict[Feed, dict[Hashable, Any]] = {}
         self._slow = ThreadPoolExecutor(2, thread_name_prefix="slow queries")
@@ -168,9 +171,13 @@ class Hub:
         """
         folder = self.absolute(path)
         with self._lock:
-            if folder not in self._feeds:
-                self._feeds[folder] = Feed(folder, self._name(folder), self.pool)
-            return self._feeds[folder]
+            known = self._feeds.get(folder)
+            if known is None or known.is_replaced:
+                self._feeds.pop(folder, None)
+                known = self._feeds[folder] = Feed(folder, self._name(folder), self.pool)
+                self._unreadable.pop(folder, None)
+                self._untold.add(known)
+            return known
 
     def absolute(self, path: Path | str) -> Path:
         """Return the folder of a run; names that lead out of the hub's folder are refused.
@@ -220,8 +227,19 @@ class Hub:
         self._wake.set()
 
     def look(self, feed: Feed) -> None:
-        """Look at one run in this thread: a page is being opened. Who watches the run already is told in time."""
-        if feed.refresh():
+        """Look at one run in this thread: a page is being opened. Who watches the run already is told in time.
+
+        Raises
+        ------
+        SeparatrixError
+            If it cannot be read any more; asked for anew, it may be another run.
+        """
+        try:
+            changed = feed.refresh()
+        except (SeparatrixError, OSError) as error:
+            self._forget(feed, self.words(error))
+            raise
+        if changed:
             with self._lock:
                 self._untold.add(feed)
 
@@ -371,15 +389,20 @@ class Hub:
         try:
             return feed.refresh()
         except (SeparatrixError, OSError) as error:
-            self._forget(feed, self.words(error))
-            return True
+            return self._forget(feed, self.words(error))
 
-    def _forget(self, feed: Feed, error: str) -> None:
-        """Take a run that was removed or damaged out of the gallery; its open pages keep what they show."""
+    def _forget(self, feed: Feed, error: str) -> bool:
+        """Take a run that was removed, replaced or damaged out of the gallery; its open pages keep what they show.
+
+        Return whether it was there.
+        """
         with self._lock:
-            self._feeds.pop(feed.path, None)
+            if self._feeds.get(feed.path) is not feed:  # a page still shows what was there before
+                return False
+            del self._feeds[feed.path]
             if feed.path.exists():
                 self._unreadable[feed.path] = _unreadable(feed.path, feed.name, error)
+            return True
 
     def _publish(self, feed: Feed) -> None:
         watchers = self._watchers(feed)
@@ -403,26 +426,27 @@ class Hub:
 
     def _begin(self, feed: Feed, query: Query, snapshot: RunSnapshot, mark: Hashable) -> None:
         """Compute a slow query in a thread of its own; later, if it is being computed or was a moment ago."""
-        place = feed, query.key
+        place, stage = (feed, query.key), query.stage(snapshot)
         with self._lock:
             if self._closed:
                 return
-            if place in self._running or time.monotonic() < self._rested.get(place, 0.0):
+            rested_stage, until = self._rested.get(place, (None, 0.0))
+            if place in self._running or (rested_stage == stage and time.monotonic() < until):
                 self._later[place] = query
                 return
             self._running.add(place)
             self._later.pop(place, None)
 
         def work() -> None:
-            begun, first = time.monotonic(), place not in self._results
+            begun, first = time.thread_time(), place not in self._results
             try:
                 value = self._compute(feed, query, snapshot, mark)
             finally:
                 with self._lock:
                     self._running.discard(place)
                     # What it takes the first time, to solve and to draw, it does not take again.
-                    took = 0.0 if first else time.monotonic() - begun
-                    self._rested[place] = time.monotonic() + self._rest * took
+                    took = 0.0 if first or rested_stage != stage else time.thread_time() - begun
+                    self._rested[place] = stage, time.monotonic() + self._rest * took
             with self._lock:
                 watchers = list(self._watches.get(feed, ()))
                 if not first and watchers:  # it goes with what else is new, in one message
@@ -479,8 +503,6 @@ class Hub:
                 self.feed(path)
             except (SeparatrixError, OSError) as error:
                 self._unreadable[path] = _unreadable(path, self._name(path), self.words(error))
-            else:
-                self._unreadable.pop(path, None)
 
     def _name(self, path: Path) -> str:
         if self.folder is not None and path.is_relative_to(self.folder):

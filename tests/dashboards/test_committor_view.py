@@ -405,6 +405,26 @@ def test_a_running_map_does_not_change_with_every_shot(landscape):
     assert dependence(running, replace(choice, version=1)) != dependence(running, choice)
 
 
+def test_the_map_of_the_first_model_does_not_wait_for_the_rest_that_maps_without_one_earned(landscape_run):
+    hub = Hub(rest=1e6)
+    try:
+        feed = hub.feed(landscape_run)
+        last, shown = feed.snapshot, []
+        query = map_query(first_choice(last))
+        watch = Watch(hub, feed, push=push)
+        for number, n_shots in enumerate((5, 6, 300)):
+            shots = {name: column[:n_shots] for name, column in last.shots.items()}
+            feed.snapshot = replace(last, shots=shots, reports=last.reports if n_shots == 300 else {}, revision=number)
+            if number:
+                hub.result(feed, query)
+            else:
+                watch.scope().add(query, shown.append)
+            wait_until(lambda number=number: len(shown) > number, seconds=20)
+        assert [each.numbers.version for each in shown] == [0, 0, last.model_version]
+    finally:
+        hub.close()
+
+
 def test_without_a_model_there_is_no_map_and_a_reason(empty_run, landscape):
     feed = Feed(empty_run)
     result = found(feed)

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,44 @@ def test_descriptors_of_frames_are_read_from_the_disk_when_they_are_looked_at(an
         features[::2]
 
 
+@pytest.mark.parametrize(
+    ("method", "look"),
+    [
+        ("frame_rows", lambda feed: feed.snapshot.frames["cvs"]),
+        ("path_positions", lambda feed: feed.positions(0)),
+        ("path_frames", lambda feed: feed.solute_positions(0)),
+        ("model_report", lambda feed: feed.snapshot.reports[1]),
+    ],
+)
+def test_nobody_waits_for_what_is_read_from_a_slow_disk(landscape_run, monkeypatch, method, look):
+    feed, reading, go_on = Feed(landscape_run), threading.Event(), threading.Event()
+
+    def slow(*_, **__):
+        reading.set()
+        go_on.wait(20)
+        raise SeparatrixError("read")
+
+    monkeypatch.setattr(feed.reader, method, slow)
+    feed._mark = None
+
+    def read():
+        with pytest.raises(SeparatrixError, match="read"):
+            look(feed)
+
+    reads = threading.Thread(target=read)
+    refreshes = threading.Thread(target=feed.refresh)
+    reads.start()
+    assert reading.wait(10)
+    refreshes.start()
+    refreshes.join(10)
+    waited = refreshes.is_alive()
+    go_on.set()
+    reads.join()
+    refreshes.join()
+    assert not waited
+    assert feed.snapshot.revision == 1
+
+
 def test_snapshots_follow_a_run_that_is_sampled(tmp_path):
     session = Session.create(tmp_path / "run", {"system": {"kind": "hummer-szabo"}})
     feed = Feed(session.path)
@@ -117,6 +156,48 @@ def test_slow_results_come_later_and_to_every_watcher(landscape_run, hub):
     assert all(listener.told.wait(10) for listener in listeners)
     assert [listener.results for listener in listeners] == [[{"slow": 300}]] * 2
     assert hub.result(feed, query) == (True, 300)
+
+
+def test_waiting_earns_a_slow_result_no_rest(landscape_run):
+    hub = Hub(landscape_run.parent, rest=1000)
+    try:
+        feed, revisions = hub.feed(landscape_run), []
+
+        def compute(_, snapshot):
+            time.sleep(0.1)
+            revisions.append(snapshot.revision)
+
+        query = Query(key="slow", compute=compute, slow=True)
+        hub.add(Listener(feed, query))
+        for revision in range(4):
+            feed.snapshot = replace(feed.snapshot, revision=revision)
+            hub.result(feed, query)
+            wait_until(lambda revision=revision: revision in revisions)
+    finally:
+        hub.close()
+
+
+def test_a_slow_result_of_a_new_stage_does_not_wait_for_the_rest_of_the_old_one(landscape_run):
+    hub = Hub(landscape_run.parent, rest=1e6)
+    try:
+        feed, stages = hub.feed(landscape_run), []
+
+        def compute(_, snapshot):
+            sum(range(100_000))
+            stages.append(snapshot.revision // 2)
+
+        query = Query(key="slow", compute=compute, slow=True, stage=lambda snapshot: snapshot.revision // 2)
+        hub.add(Listener(feed, query))
+        for revision in range(4):
+            feed.snapshot = replace(feed.snapshot, revision=revision)
+            hub.result(feed, query)
+            wait_until(lambda revision=revision: len(stages) == revision + 1)
+        feed.snapshot = replace(feed.snapshot, revision=2)
+        hub.result(feed, query)
+        time.sleep(1.0)
+        assert stages == [0, 0, 1, 1]  # the second of a stage earns a rest as before
+    finally:
+        hub.close()
 
 
 def test_what_a_page_alone_wanted_goes_with_it_while_others_go_on_watching(landscape_run, hub):
@@ -208,6 +289,63 @@ def test_nothing_is_left_of_shots_that_a_repair_gave_up(landscape_run, hub, tmp_
     assert not np.array_equal(feed.snapshot.shots["time"], times)
     np.testing.assert_array_equal(feed.snapshot.shots["time"], Feed(path).snapshot.shots["time"])
     np.testing.assert_array_equal(feed.snapshot.frames["shot"], Feed(path).snapshot.frames["shot"])
+
+
+@pytest.fixture
+def replaced(landscape_run, tmp_path):
+    """Return a hub that knows a run, its feed, and what puts another run in its place."""
+    path = shutil.copytree(landscape_run, tmp_path / "run")
+    hub = Hub(tmp_path)
+
+    def replace_by(other):
+        shutil.rmtree(path)
+        shutil.copytree(other, path)
+
+    yield hub, hub.feed("run"), replace_by
+    hub.close()
+
+
+def test_a_run_that_took_the_place_of_another_is_read_anew(replaced, uniform_run, empty_run):
+    hub, feed, replace_by = replaced
+    for other in (uniform_run, empty_run):  # shorter ones
+        replace_by(other)
+        with pytest.raises(SeparatrixError, match="another took its place"):
+            hub.look(feed)
+        feed, expected = hub.feed("run"), Feed(other).snapshot
+        hub.look(feed)
+        assert feed.snapshot.n_shots == expected.n_shots
+        assert feed.snapshot.config == expected.config
+        assert list(feed.snapshot.reports) == list(expected.reports)
+
+
+def test_an_open_page_of_what_was_there_before_takes_nothing_from_the_gallery(replaced, uniform_run):
+    hub, feed, replace_by = replaced
+    listener = Listener(feed)
+    hub.add(listener)
+    replace_by(uniform_run)
+    newer = hub.feed("run")
+    assert newer.snapshot.n_shots == 150
+    wait_until(lambda: hub.runs() == (newer.snapshot,))
+    time.sleep(1.0)  # the old feed is looked at meanwhile
+    assert hub.runs() == (newer.snapshot,)
+    assert listener.results in ([], [{}])  # told at most once, and not with every look
+    assert feed.snapshot.n_shots == 300
+
+
+def test_a_look_that_failed_is_repeated(landscape_run, monkeypatch):
+    feed = Feed(landscape_run)
+    monkeypatch.setattr(feed, "_mark", None)
+
+    def fail():
+        raise SeparatrixError("damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feed.reader, "status", fail)
+        for _ in range(2):
+            with pytest.raises(SeparatrixError, match="damaged"):
+                feed.refresh()
+    assert feed.refresh()
+    assert not feed.refresh()
 
 
 def test_the_gallery_finds_runs_new_ones_and_damaged_ones(landscape_run, empty_run, tmp_path):

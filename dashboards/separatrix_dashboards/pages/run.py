@@ -26,10 +26,10 @@ def run_page(workspace: Workspace, role: Role) -> Viewable:
     name = argument("name")
     try:
         feed = workspace.hub.feed(name)
+        workspace.hub.look(feed)
     except (SeparatrixError, OSError) as error:
         problem = empty(f"{escaped(workspace.hub.words(error))}<br><br><a href='./'>All runs</a>")
         return shell(workspace, role, name, problem, first=problem.object)
-    workspace.hub.look(feed)
     watch = watch_page(workspace.hub, feed, workspace.role)
     head = Head(watch.scope(), workspace.pool, workspace.role, lambda: workspace.hub.refresh(watch))
     return shell(workspace, role, name, tabs(watch, argument("tab")), head=head, first=first_html(feed.snapshot))

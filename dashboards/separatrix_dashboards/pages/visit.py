@@ -336,10 +336,10 @@ def visit_page(workspace: Workspace, role: Role) -> Viewable:
         if sandbox is None:
             raise VisitOverError("this server has no sessions of visitors")
         feed = sandbox.feed(key)
+        sandbox.hub.look(feed)
     except SeparatrixError:
         problem = empty(_GONE)
         return shell(workspace, role, "Your session", problem, first=problem.object)
-    sandbox.hub.look(feed)
     watch = watch_page(sandbox.hub, feed)
     leave = sandbox.enter(key)
     pn.state.on_session_destroyed(lambda context: leave())

@@ -79,7 +79,10 @@ def map_query(choice: Choice) -> Query:
     def depends(snapshot: RunSnapshot) -> Hashable:
         return dependence(snapshot, choice)
 
-    return Query(key=("committor map", choice), compute=compute, depends=depends, slow=True)
+    def stage(snapshot: RunSnapshot) -> Hashable:
+        return snapshot.model_version > 0  # the first model is waited for
+
+    return Query(key=("committor map", choice), compute=compute, depends=depends, slow=True, stage=stage)
 
 
 def draw_shooting_points(feed: Feed, snapshot: RunSnapshot) -> Element:  # noqa: ARG001 - as every draw function

@@ -221,8 +221,7 @@ def _lessons(feed: Feed, snapshot: RunSnapshot) -> NDArray[np.float64]:
     chosen = [versions[i] for i in thinned(len(versions), _TRAININGS)]
     for version in chosen:
         if version not in known:
-            with feed.lock:
-                report = feed.reader.model_report(version)
+            report = feed.reader.model_report(version)
             names = ("n_shots", "training_loss", "validation_loss", "learning_rate", "efficiency")
             known[version] = tuple(_number(report.get(name)) for name in names)  # type: ignore[assignment]
     return np.array([known[version] for version in chosen], dtype=float).reshape(-1, 5)
