@@ -108,6 +108,11 @@ class Drawing:
                 self._columns = template.columns(self.element)
             return self._columns
 
+    def ready(self) -> Drawing:
+        """Draw it in this thread, after which documents only copy, and return it."""
+        self.columns(self.templates.of(self))
+        return self
+
 
 def drawn(
     key: Hashable,

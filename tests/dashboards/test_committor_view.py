@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from tests.dashboards.test_charts import described
 from tests.page_document import DOCUMENT, push, wait_until
 
 from separatrix import Session, preparing
@@ -17,6 +18,7 @@ from separatrix.records import NO_STATE, RunState
 from separatrix.rows import are_transitions
 from separatrix.systems import build_system
 from separatrix.units import thermal_energy
+from separatrix_dashboards import charts
 from separatrix_dashboards.charts import Chart, Drawing
 from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.hub import Hub
@@ -174,6 +176,42 @@ def test_an_older_model_is_drawn_into_the_same_figure(molecule):
         images.append(np.array(glyphs(figure)[0].data_source.data["image"][0]))
     assert chart.figure is figure
     assert not np.array_equal(images[1], images[2], equal_nan=True)
+
+
+CHOICES = [
+    ("landscape", {}),
+    ("landscape", {"layer": "difference"}),
+    ("landscape", {"layer": "spread"}),
+    ("molecule", {}),
+    ("one_variable", {}),
+    ("three_states", {"state": 2}),
+    ("three_states", {"x": "y", "y": "z"}),
+]
+
+
+@pytest.mark.parametrize(("name", "chosen"), CHOICES)
+def test_documents_copy_a_figure_that_is_drawn_once_and_is_that_of_the_data(request, monkeypatch, name, chosen):
+    feed = Feed(request.getfixturevalue(name).path)
+    last = feed.snapshot
+    choice = replace(first_choice(last), **chosen)
+    few = {column: values[:12] for column, values in last.shots.items()}
+    # Before there is a model, where that does not change what is told of a cell.
+    reports = {} if name in ("molecule", "one_variable") else {1: last.reports[1]}
+    first = replace(last, shots=few, frames=feed._frames_of(12), reports=reports, revision=1)
+    later = replace(last, revision=2)
+    query = map_query(choice)
+    query.compute(feed, first)
+    monkeypatch.setattr(charts, "Template", None)  # nothing is drawn any more
+    shown = query.compute(feed, later)
+    ready = partial(finish, on_map=choice.y is not None)
+    copied = Chart(fixed=() if choice.y else ("y",), ready=ready)
+    copied.apply(shown.drawing)
+    monkeypatch.undo()
+    alone = Chart(fixed=() if choice.y else ("y",), ready=ready)
+    alone.apply(Drawing(shown.drawing.element))
+    assert described(copied.figure) == described(alone.figure)
+    for one, other in zip(copied._sources, alone._sources, strict=True):
+        assert set(one.data) == set(other.data)
 
 
 def test_overlays_are_shown_and_hidden_without_drawing(landscape):

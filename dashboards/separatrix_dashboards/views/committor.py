@@ -23,8 +23,7 @@ from separatrix_dashboards.views.base import Scope, View, card
 from separatrix_dashboards.views.committor_axes import LAYERS, Choice, first_choice, layers_of
 from separatrix_dashboards.views.committor_figure import (
     OVERLAYS,
-    draw_curve,
-    draw_map,
+    drawing_of,
     finish,
     show_overlays,
 )
@@ -58,8 +57,6 @@ def map_query(choice: Choice) -> Query:
 
     def compute(feed: Feed, snapshot: RunSnapshot) -> Shown:
         found = committor_map(feed, snapshot, choice)
-        draw = draw_curve if choice.y is None else draw_map
-        drawing = Drawing(draw(found, choice, snapshot.state_names))
         parts = {
             "model": found.numbers.version > 0,
             "exact": bool(np.isfinite(found.exact).any()),
@@ -70,7 +67,7 @@ def map_query(choice: Choice) -> Query:
             "others": bool(found.model.others),
         }
         return Shown(
-            drawing=drawing,
+            drawing=drawing_of(feed, found, choice, snapshot.state_names),
             numbers=found.numbers,
             notes=found.notes,
             holds=frozenset(name for name, there in parts.items() if there),
@@ -140,6 +137,7 @@ class CommittorView(View):
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Return the page's tab."""
+        self._look()  # the map takes longest
         histogram = self.scope.chart(
             "committor shooting points",
             draw_shooting_points,
@@ -155,7 +153,6 @@ class CommittorView(View):
 
         self.scope.follow(show_histogram)
         self.scope.follow(self._follow)
-        self._look()
         versions = pn.Row(self.play, self.place, self.learned_from, sizing_mode="stretch_width")
         two = len(self.feed.snapshot.state_names) == 2
         return pn.Row(

@@ -16,7 +16,8 @@ from scipy.ndimage import gaussian_filter
 
 from separatrix.estimates import enclosing_levels, near_frames
 from separatrix.records import NO_STATE
-from separatrix_dashboards.charts import Element
+from separatrix_dashboards.charts import Drawing, Element, Templates
+from separatrix_dashboards.feeds import Feed
 from separatrix_dashboards.theme import COMMITTOR_MAP, GREEN, GREY, PURPLE, STATE_COLOURS
 from separatrix_dashboards.views.committor_axes import Axis, Choice
 from separatrix_dashboards.views.committor_map import CommittorMap
@@ -111,6 +112,13 @@ def _shades(colours: Sequence[str], between: int = 8) -> Iterator[str]:
     places = np.linspace(0, len(colours) - 1, (len(colours) - 1) * between + 1)
     for red, green, blue in zip(*(np.interp(places, range(len(colours)), c) for c in channels), strict=True):
         yield f"#{round(red):02x}{round(green):02x}{round(blue):02x}"
+
+
+def drawing_of(feed: Feed, found: CommittorMap, choice: Choice, state_names: Sequence[str]) -> Drawing:
+    """Return a map or a curve, drawn in this thread; documents of the same look share its figure."""
+    draw = draw_curve if choice.y is None else draw_map
+    look = choice.names, choice.layer, choice.state, found.model.on_grid
+    return Drawing(draw(found, choice, state_names), feed.shared(("committor figure", *look), Templates)).ready()
 
 
 # -- two variables -----------------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from separatrix.estimates import Agreement, agreement, thinned
-from separatrix_dashboards.charts import Drawing
+from separatrix_dashboards.charts import Drawing, Templates
 from separatrix_dashboards.feeds import Feed, RunSnapshot
 from separatrix_dashboards.hub import Query
 from separatrix_dashboards.theme import BLUE, GREY, ORANGE
 from separatrix_dashboards.views.committor_axes import MOST_FRAMES, Axis, Choice, first_choice
-from separatrix_dashboards.views.committor_figure import draw_curve, draw_map
+from separatrix_dashboards.views.committor_figure import drawing_of
 from separatrix_dashboards.views.committor_landscape import features_on
 from separatrix_dashboards.views.committor_map import (
     CommittorMap,
@@ -139,8 +139,8 @@ def _shown(feed: Feed, snapshot: RunSnapshot, formula: Formula, choice: Choice) 
             "Python": formula.python,
             "PLUMED": formula.lepton,
         },
-        points=Drawing(_draw_points(network[rows], short[rows])),
-        maps=(_drawn(same, snapshot, choice), drawn),
+        points=Drawing(_draw_points(network[rows], short[rows]), feed.shared("formula points", Templates)).ready(),
+        maps=(drawing_of(feed, same, choice, snapshot.state_names), drawn),
         on_map=choice.y is not None,
         agreement=agreement(network[known], short[known]),
     )
@@ -151,14 +151,9 @@ def _of_network(feed: Feed, snapshot: RunSnapshot, choice: Choice) -> tuple[Comm
 
     def compute() -> tuple[CommittorMap, Drawing]:
         found = committor_map(feed, snapshot, choice)
-        return found, _drawn(found, snapshot, choice)
+        return found, drawing_of(feed, found, choice, snapshot.state_names)
 
     return feed.cached(("map beside formulas", choice, dependence(snapshot, choice)), compute)
-
-
-def _drawn(found: CommittorMap, snapshot: RunSnapshot, choice: Choice) -> Drawing:
-    draw = draw_curve if choice.y is None else draw_map
-    return Drawing(draw(found, choice, snapshot.state_names))
 
 
 def _prediction(feed: Feed, snapshot: RunSnapshot, found: CommittorMap, formula: Formula, choice: Choice) -> Prediction:

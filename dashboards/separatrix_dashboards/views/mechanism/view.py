@@ -86,7 +86,7 @@ class MechanismView(View):
         rows, best = rows_of(self._result), recommended_row(self._result)
         self._front = Chart(height=270, ready=self._listen)
         self._points = Chart(height=_MAP_HEIGHT)
-        self._maps = [Chart(height=_MAP_HEIGHT, fixed=("x", "y"), ready=self._finish) for _ in range(2)]
+        self._maps = [Chart(height=_MAP_HEIGHT, fixed=("y",), ready=self._finish) for _ in range(2)]
         self._typeset, self._facts, self._table = html(""), html(""), html("")
         self._copy = CopyText(sizing_mode="stretch_width")
         names = told_apart([f"{row['complexity']} operations" for row in rows])
