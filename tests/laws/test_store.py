@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -244,6 +245,28 @@ def test_a_reader_reads_only_the_rows_it_asks_for(tmp_path):
         with pytest.raises(StoreError, match="damaged"):
             reader.shots(3)
         assert len(reader.shots(12)["step"]) == len(reader.frames(48)["shot"]) == 0
+        assert len(reader.shots(13)["step"]) == len(reader.frames(50)["shot"]) == 0, "as of a run that was cut back"
+
+
+def test_a_look_of_one_thread_never_takes_the_place_of_a_newer_one(store):
+    fill(store, 3)
+    reader, reading = Store.open(store.path), threading.Event()
+
+    def read_slowly(path):
+        root = layout.read_root(path)
+        if not reading.is_set():
+            reading.set()
+            time.sleep(0.3)
+        return root
+
+    with mock.patch("separatrix.store.run.read_root", read_slowly), ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(reader.refresh)
+        reading.wait()
+        fill(store, 2)
+        assert reader.refresh().shots == 5
+        slow.result()
+    assert reader.committed.shots == 5
+    assert reader.history == 0
 
 
 def test_paths_exist_with_their_shots(store):

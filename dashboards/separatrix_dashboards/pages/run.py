@@ -38,7 +38,9 @@ def run_page(workspace: Workspace, role: Role) -> Viewable:
 def tabs(watch: Watch, first: str = "") -> pn.Tabs:
     """Return the views of a run; a view is made when it is first looked at, and computes nothing out of sight."""
     ids = list(VIEWS)
-    places = [pn.Column(sizing_mode="stretch_width", margin=(8, 0), min_height=320) for _ in ids]
+    # Where the machine is busy, a view may be some seconds away.
+    places = [pn.Column(empty("drawing"), sizing_mode="stretch_width", margin=(8, 0), min_height=320) for _ in ids]
+    made: set[int] = set()
     scopes = [watch.scope(active=False) for _ in ids]
     named = [(view.title, place) for view, place in zip(VIEWS.values(), places, strict=True)]
     result = widgets.tabs(*named, active=ids.index(first) if first in ids else 0, dynamic=True)
@@ -48,8 +50,9 @@ def tabs(watch: Watch, first: str = "") -> pn.Tabs:
             if other != index:
                 scope.active = False
         scopes[index].active = True
-        if not len(places[index]):
-            places[index].append(VIEWS[ids[index]](scopes[index]).__panel__())
+        if index not in made:
+            made.add(index)
+            places[index][:] = [VIEWS[ids[index]](scopes[index]).__panel__()]
         if pn.state.location is not None and pn.state.session_args:
             pn.state.location.update_query(tab=ids[index])
 

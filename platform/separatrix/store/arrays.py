@@ -60,16 +60,17 @@ class Table:
         self._columns: Final = {name: _Column(folder / name) for name in sorted(names)}
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Return rows ``start`` to ``stop`` of every column, reading nothing else.
+        """Return rows ``start`` to ``stop`` of every column, reading nothing else; none if ``stop`` comes first.
 
         Raises
         ------
         StoreError
             A file is missing or too short, or a row is not what was written.
         """
+        start = min(start, stop)
         rows = {name: column.read(start, stop) for name, column in self._columns.items()}
         if self.checked:
-            wrong = np.flatnonzero(rows.pop(CHECKSUM) != row_checksums(rows, max(stop - start, 0)))
+            wrong = np.flatnonzero(rows.pop(CHECKSUM) != row_checksums(rows, stop - start))
             if len(wrong):
                 raise StoreError(
                     f"the run is damaged: row {start + wrong[0]} of the columns in {self._folder} is not what was "
@@ -145,7 +146,7 @@ class _Column:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows ``start`` to ``stop``."""
-        rows = np.empty((max(stop - start, 0), *self._shape), self._dtype)
+        rows = np.empty((stop - start, *self._shape), self._dtype)
         octets = rows.reshape(-1).view(np.uint8).data
         for chunk, offset, part in self._parts(start, stop):
             with _reading(self._chunk(chunk)), self._chunk(chunk).open("rb", buffering=0) as file:

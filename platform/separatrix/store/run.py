@@ -24,6 +24,7 @@ cut can cost more than a kill. What it or anything else spoiled is told by check
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,6 +148,7 @@ class Store:
         self._committed = read_committed(self._root)
         self._models = self._committed.models
         self._history = 0
+        self._refreshing: Final = threading.Lock()  # else an older look could take the place of a newer one
 
     @classmethod
     def create(
@@ -287,12 +289,13 @@ class Store:
     def refresh(self) -> Committed:
         """Look again at what is committed; until the next call, everything read is of that moment."""
         if self._lock is None:
-            before, told = self._committed, self._root["attributes"].get(REPAIRED)
-            self._root = read_root(self.path)
-            self._committed = read_committed(self._root)
-            self._models = self._committed.models
-            if self._root["attributes"].get(REPAIRED) != told or not self._committed.continues(before):
-                self._history += 1
+            with self._refreshing:
+                before, told = self._committed, self._root["attributes"].get(REPAIRED)
+                self._root = read_root(self.path)
+                self._committed = read_committed(self._root)
+                self._models = self._committed.models
+                if self._root["attributes"].get(REPAIRED) != told or not self._committed.continues(before):
+                    self._history += 1
         return self._committed
 
     @property
