@@ -143,7 +143,7 @@ def test_an_analysis_can_be_cancelled_before_it_has_begun(landscape_run, tmp_pat
     assert analyses.of(path)["explain"].problem == ""
 
 
-def test_an_emptied_field_of_an_analysis_is_told(landscape_run, tmp_path):
+def test_an_emptied_field_of_an_analysis_is_told(viewed, landscape_run, tmp_path):
     path = shutil.copytree(landscape_run, tmp_path / "run")
     _, panel = viewed(path, Role.OPERATOR, ValidationView)
     with DOCUMENT:
