@@ -77,6 +77,10 @@ def test_a_window_counts_the_last_shots(data, window):
     assert band.lower == pytest.approx(lower)
     assert band.upper == pytest.approx(upper)
     assert ((band.lower <= band.value) & (band.value <= band.upper)).all()
+    rows = thinned(len(data), 10)
+    some = window_yield(data, window, rows=rows)
+    for name in ("value", "lower", "upper"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(band, name)[rows])
 
 
 def test_a_window_forgets():

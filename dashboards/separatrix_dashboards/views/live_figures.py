@@ -177,8 +177,8 @@ def draw_yield(snapshot: RunSnapshot, reference: Reference | None) -> Element:
     """Return transitions per shot in a sliding window, against the limit and the reference."""
     rows = thinned(snapshot.n_shots)
     rows = rows[rows >= min(_FIRST, snapshot.n_shots) - 1]  # of fewer shots the interval is all there is
-    band = window_yield(are_transitions(snapshot.shots["ends"]), WINDOW)
-    n, value, low, high = rows + 1, band.value[rows], band.lower[rows], band.upper[rows]
+    band = window_yield(are_transitions(snapshot.shots["ends"]), WINDOW, rows=rows)
+    n, value, low, high = rows + 1, band.value, band.lower, band.upper
     ends = [min(1, snapshot.n_shots), snapshot.n_shots]
     columns = {"shots": n, "yield": value, "yield_low": low, "yield_high": high}
     parts = [hv.Area((n, low, high), SHOTS, ["low", "high"]).opts(color=BLUE, alpha=0.16, line_alpha=0)]

@@ -53,15 +53,28 @@ def thinned(n: int, limit: int = 1000) -> NDArray[np.int64]:
     return rows if rows[-1] == n - 1 else np.append(rows, n - 1)
 
 
-def window_yield(is_transition: ArrayLike, window: int = 100, level: float = 0.95) -> Band:
-    """Return transitions per shot over the last ``window`` shots up to each, (n_shots,), with exact binomial intervals.
+def window_yield(
+    is_transition: ArrayLike, window: int = 100, level: float = 0.95, *, rows: ArrayLike | None = None
+) -> Band:
+    """Return transitions per shot over the last ``window`` shots up to each, with exact binomial intervals.
 
     The first shots have a shorter window: all shots so far.
+
+    Parameters
+    ----------
+    is_transition : (n_shots,)
+    window : shots
+    level : of the intervals
+    rows : (n,) shots up to which to look, each by default: intervals take time
+
+    Returns
+    -------
+    Band of (n,)
     """
     hits = np.cumsum(np.asarray(is_transition, dtype=np.int64))
-    n = np.minimum(np.arange(1, len(hits) + 1), window)
-    before = np.concatenate([np.zeros(min(window, len(hits)), dtype=np.int64), hits[:-window]])
-    k = hits - before[: len(hits)]
+    at = np.arange(len(hits)) if rows is None else np.asarray(rows, dtype=np.int64)
+    n = np.minimum(at + 1, window)
+    k = hits[at] - np.where(at >= window, hits[np.maximum(at - window, 0)], 0)
     lower, upper = clopper_pearson(k, n, level)
     return Band(value=k / n, lower=lower, upper=upper)
 
