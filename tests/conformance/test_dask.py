@@ -109,7 +109,7 @@ def test_workers_that_are_killed_lose_no_shot_and_others_join(path, cluster):
         for pid in worker_pids(cluster):
             kill(pid)
         wait_for(lambda: count(path, "worker lost") == 2)
-        wait_for(lambda: count(path, "worker joined") == 4)
+        wait_for(lambda: count(path, "worker joined") == 4, 180.0)  # Dask starts them, and waits 30 s where one is lost
         before = session.status.steps
         wait_for(lambda: session.status.steps >= before + 5)
     finally:
