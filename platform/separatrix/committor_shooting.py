@@ -85,16 +85,14 @@ def draw(reader: Reader, configurations: int, seed: int) -> Configurations:
 
 def _frames_of(reader: Reader, shot: IntArray, frame: IntArray) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return (n, n_atoms, 3) and (n, 3, 3) of single frames, one path in memory at a time: water is large."""
-    positions: dict[int, NDArray[Any]] = {}
-    boxes: dict[int, NDArray[Any]] = {}
+    chosen: dict[int, tuple[NDArray[Any], NDArray[Any] | None]] = {}
     for each in np.unique(shot).tolist():
         path, box = reader.path_positions(each)
         for row in np.flatnonzero(shot == each).tolist():
-            positions[row] = path[frame[row]].copy()
-            if box is not None:
-                boxes[row] = box[frame[row]].copy()
-    rows = range(len(shot))
-    return np.stack([positions[row] for row in rows]), np.stack([boxes[row] for row in rows]) if boxes else None
+            at = frame[row]
+            chosen[row] = path[at].copy(), None if box is None else box[at].copy()
+    positions, boxes = zip(*(chosen[row] for row in range(len(shot))), strict=True)
+    return np.stack(positions), None if boxes[0] is None else np.stack(boxes)
 
 
 def _candidates(frames: _Columns, shots: _Columns, stored: NDArray[np.bool_], wanted: int) -> IntArray:
