@@ -132,6 +132,8 @@ class PageSocket(WSHandler):
 
     async def on_message(self, fragment: str | bytes) -> None:
         """Take a part of a message; close the websocket if no browser would send it."""
+        if not self._is_attached():
+            return
         message, problem = None, ""
         try:
             message = await self._assembled(fragment)
@@ -142,6 +144,15 @@ class PageSocket(WSHandler):
             self.close(_REFUSED, "not a message of a page")
         elif message is not None and (answer := await self._answers.handle(message, self.connection)) is not None:
             await self._schedule(answer)
+
+    def on_close(self) -> None:
+        """Let go of the page, unless that was done when it did not answer a ping."""
+        if self._is_attached():
+            super().on_close()
+
+    def _is_attached(self) -> bool:
+        """Return whether this still speaks for its page; Bokeh detaches who is gone before all they sent is read."""
+        return self.connection is None or self.connection._session is not None  # noqa: SLF001 - asking raises
 
     async def _assembled(self, fragment: str | bytes) -> Message[Any] | None:
         """Return a message once all its parts are there."""

@@ -74,6 +74,21 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Result:
+    """What a query gave.
+
+    Attributes
+    ----------
+    mark : of the query and the snapshot
+    revision : of the snapshot; documents and the hub compute at the same time, and the later look counts
+    """
+
+    mark: Hashable
+    value: Any
+    revision: int
+
+
 class Watcher:
     """What the hub asks of whoever watches a feed; `separatrix_dashboards.views.base.Watch` is the one there is.
 
@@ -144,7 +159,7 @@ class Hub:
         self._unreadable: dict[Path, UnreadableRun] = {}
         self._watches: dict[Feed, list[Watcher]] = {}
         self._galleries: list[Callable[[], None]] = []
-        self._results: dict[tuple[Feed, Hashable], tuple[Hashable, Any]] = {}
+        self._results: dict[tuple[Feed, Hashable], _Result] = {}
         self._running: set[tuple[Feed, Hashable]] = set()
         self._rested: dict[tuple[Feed, Hashable], tuple[Hashable, float]] = {}
         self._later: dict[tuple[Feed, Hashable], Query] = {}
@@ -306,15 +321,21 @@ class Hub:
         mark = query.mark(snapshot)
         with self._lock:
             known = self._results.get((feed, query.key))
-        if known is not None and known[0] == mark:
-            return True, known[1]
+        if known is not None and known.mark == mark:
+            return True, known.value
         if not query.slow:
             value = self._compute(feed, query, snapshot, mark)
             with self._lock:  # what is known already is not published: who else watches is told by this
                 self._fresh.setdefault(feed, {})[query.key] = value
             return True, value
         self._begin(feed, query, snapshot, mark)
-        return (False, None) if known is None else (True, known[1])
+        return (False, None) if known is None else (True, known.value)
+
+    def newest(self, feed: Feed, key: Hashable, default: Any) -> Any:
+        """Return the newest result of a query: it may have come while an older one was on its way to a document."""
+        with self._lock:
+            known = self._results.get((feed, key))
+        return default if known is None else known.value
 
     def close(self) -> None:
         """End the thread."""
@@ -473,7 +494,7 @@ class Hub:
     def _known(self, feed: Feed, key: Hashable, mark: Hashable) -> bool:
         with self._lock:
             known = self._results.get((feed, key))
-        return known is not None and known[0] == mark
+        return known is not None and known.mark == mark
 
     def _compute(self, feed: Feed, query: Query, snapshot: RunSnapshot, mark: Hashable) -> Any:
         try:
@@ -483,7 +504,10 @@ class Hub:
                 _LOG.exception("%s of %s", query.key, feed.name)
             value = Failure(message=self.words(error) or type(error).__name__)
         with self._lock:
-            self._results[feed, query.key] = mark, value
+            known = self._results.get((feed, query.key))
+            if known is not None and known.revision > snapshot.revision:
+                return known.value
+            self._results[feed, query.key] = _Result(mark=mark, value=value, revision=snapshot.revision)
         return value
 
     def _scan(self) -> None:

@@ -377,6 +377,36 @@ def test_what_a_page_computes_when_it_opens_is_told_to_who_watches_already(lands
     wait_until(lambda: {"n": 300} in listener.results)
 
 
+def test_who_looked_later_is_not_set_back_by_who_computes_for_longer(tmp_path):
+    """As when the hub works out a run as it was, while a page that opens looks again and is the quicker."""
+    session = Session.create(tmp_path / "run", {"system": {"kind": "hummer-szabo"}})
+    hub = Hub(tmp_path)
+    hub.close()  # its thread; what follows is done here
+    feed, inside, go_on = hub.feed(session.path), threading.Event(), threading.Event()
+
+    def compute(feed, snapshot):
+        if snapshot.n_shots == 0:
+            inside.set()
+            assert go_on.wait(20)
+        return snapshot.n_shots
+
+    query = Query(key="n", compute=compute)
+    listener = Listener(feed, query)
+    hub.add(listener)
+    earlier = threading.Thread(target=hub._publish, args=(feed,))
+    earlier.start()
+    assert inside.wait(20)
+    session.run(30, workers=0, progress=False)
+    hub.look(feed)
+    assert hub.result(feed, query) == (True, 30)
+    go_on.set()
+    earlier.join(20)
+    assert listener.results == [{"n": 30}]
+    assert hub.result(feed, query) == (True, 30)
+    assert hub.newest(feed, "n", None) == 30
+    assert hub.newest(feed, "other", 7) == 7
+
+
 def test_whoever_clicked_last_is_told_first(landscape_run):
     hub = Hub(landscape_run.parent)
     hub.close()  # its thread; what follows is done here

@@ -118,7 +118,7 @@ class Scope:
             follower(self.feed.snapshot)
         for key, result in results.items():
             if key in self._wanted:
-                self._wanted[key][1](result)
+                self._wanted[key][1](self.hub.newest(self.feed, key, result))
 
     def _show_now(self, query: Query, apply: Callable[[Any], None]) -> None:
         there, result = self._watch.hub.result(self.feed, query)
