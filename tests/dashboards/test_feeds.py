@@ -384,7 +384,7 @@ def test_who_looked_later_is_not_set_back_by_who_computes_for_longer(tmp_path):
     hub.close()  # its thread; what follows is done here
     feed, inside, go_on = hub.feed(session.path), threading.Event(), threading.Event()
 
-    def compute(feed, snapshot):
+    def compute(_, snapshot):
         if snapshot.n_shots == 0:
             inside.set()
             assert go_on.wait(20)
