@@ -123,6 +123,8 @@ class SimulatedCluster(WorkerExecutor):
         self._account()
         while self._waiting and len(self._at_work) < self._n_workers:
             future, call = self._waiting.popleft()
+            if not future.set_running_or_notify_cancel():  # the session has ended, and begins nothing any more
+                continue
             seconds = SHOT_SECONDS * self._rng.lognormal(-0.5 * SPREAD**2, SPREAD)
             heapq.heappush(self._at_work, (time.monotonic() + seconds, next(self._numbers), future, call))
 
