@@ -17,6 +17,8 @@ from separatrix.errors import ConfigError, SeparatrixError
 from separatrix.executors import yield_to_workers
 from separatrix_dashboards.access import Role, permit
 
+_ENDING: Final = "ending"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
@@ -96,7 +98,7 @@ class Analyses:
         with self._lock:
             process = self._processes.get(place)
             if process is not None:
-                self._known[place] = replace(self._known[place], words="ending")
+                self._known[place] = replace(self._known[place], words=_ENDING)
                 process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
@@ -108,14 +110,18 @@ class Analyses:
 
     def _follow(self, place: tuple[Path, str], process: subprocess.Popen[str]) -> None:
         """Take what a process tells until it ends."""
+        began = False
         with process:
             for line in process.stdout or ():
+                began = True
                 with self._lock:
                     self._known[place] = replace(self._known[place], **json.loads(line))
         code = process.returncode
         with self._lock:
             known = self._known[place]
-            unexpected = code not in (0, 130, -signal.SIGINT) and not known.problem  # -SIGINT: before it could listen
+            # Python that is interrupted while it starts ends with any code.
+            cancelled = code in (130, -signal.SIGINT) or (known.words == _ENDING and not began)
+            unexpected = code != 0 and not cancelled and not known.problem
             problem = (
                 f"it ended with exit code {code}; the log of the server tells more" if unexpected else known.problem
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from functools import partial
 
 import panel as pn
@@ -141,6 +142,26 @@ def test_an_analysis_can_be_cancelled_before_it_has_begun(landscape_run, tmp_pat
     analyses.cancel(path, "explain", role=Role.OPERATOR)
     until(lambda: not analyses.of(path)["explain"].running)
     assert analyses.of(path)["explain"].problem == ""
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_an_analysis_whose_python_ends_while_it_starts_is_cancelled_if_somebody_wanted_that(
+    tmp_path, monkeypatch, cancelled
+):
+    """Python says "Fatal Python error" then, and ends with code 1."""
+    program, listens = tmp_path / "python", tmp_path / "listens"
+    wait = f"trap 'exit 1' INT; touch {listens}; while true; do sleep 0.05; done" if cancelled else "exit 1"
+    program.write_text(f"#!/bin/sh\n{wait}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    analyses = Analyses()
+    analyses.start(tmp_path, "explain", {}, role=Role.OPERATOR)
+    if cancelled:
+        until(listens.exists)
+        analyses.cancel(tmp_path, "explain", role=Role.OPERATOR)
+    until(lambda: not analyses.of(tmp_path)["explain"].running)
+    told = "" if cancelled else "it ended with exit code 1; the log of the server tells more"
+    assert analyses.of(tmp_path)["explain"].problem == told
 
 
 def test_an_emptied_field_of_an_analysis_is_told(viewed, landscape_run, tmp_path):
