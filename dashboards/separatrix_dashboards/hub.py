@@ -319,8 +319,7 @@ class Hub:
         """Return (whether it is there, the result) of a query; a slow one is begun, its older result told meanwhile."""
         snapshot = feed.snapshot
         mark = query.mark(snapshot)
-        with self._lock:
-            known = self._results.get((feed, query.key))
+        known = self._newest(feed, query.key)
         if known is not None and known.mark == mark:
             return True, known.value
         if not query.slow:
@@ -333,8 +332,7 @@ class Hub:
 
     def newest(self, feed: Feed, key: Hashable, default: Any) -> Any:
         """Return the newest result of a query: it may have come while an older one was on its way to a document."""
-        with self._lock:
-            known = self._results.get((feed, key))
+        known = self._newest(feed, key)
         return default if known is None else known.value
 
     def close(self) -> None:
@@ -492,9 +490,12 @@ class Hub:
                 self._begin(feed, query, feed.snapshot, mark)
 
     def _known(self, feed: Feed, key: Hashable, mark: Hashable) -> bool:
-        with self._lock:
-            known = self._results.get((feed, key))
+        known = self._newest(feed, key)
         return known is not None and known.mark == mark
+
+    def _newest(self, feed: Feed, key: Hashable) -> _Result | None:
+        with self._lock:
+            return self._results.get((feed, key))
 
     def _compute(self, feed: Feed, query: Query, snapshot: RunSnapshot, mark: Hashable) -> Any:
         try:
