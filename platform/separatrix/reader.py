@@ -85,8 +85,9 @@ class Reader:
         self._check_config(where)
         # Last: that a number is another one could not be told otherwise. The system is looked at by who simulates it.
         check_files(self.folder, *sources)
-        rows = {"shots": self._store.shots, "frames": self._store.frames}
-        self._tables = {name: GrowingTable(read, lambda: self._store.history) for name, read in rows.items()}
+        store = self._store  # tables that knew the reader would keep it, and all rows, until a collector comes by
+        rows = {"shots": store.shots, "frames": store.frames}
+        self._tables = {name: GrowingTable(read, lambda: store.history) for name, read in rows.items()}
         self._models: dict[tuple[int, int], Committor] = {}
 
     def _observe(self) -> None:

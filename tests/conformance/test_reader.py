@@ -92,6 +92,21 @@ def test_who_follows_a_run_does_not_keep_all_its_models(runs, tmp_path):
     assert reader.model(1).version == 1
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_rows_go_with_their_reader_and_wait_for_no_collector(runs, name):
+    gc.collect()
+    gc.disable()
+    try:
+        reader = read(runs[name])
+        kept = [weakref.ref(column.base) for table in ("shots", "frames") for column in reader.columns(table).values()]
+        assert all(each() is not None for each in kept)
+        reader.model()
+        del reader
+        assert [each() for each in kept] == [None] * len(kept)
+    finally:
+        gc.enable()
+
+
 # -- what is there -----------------------------------------------------------------------------------------------------
 
 
