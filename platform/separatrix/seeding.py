@@ -33,6 +33,9 @@ _OWN_TEMPERATURE_FRAMES = 50_000
 _MORE_PATHS_FACTOR = 3
 _STEERED_FRAMES = (500, 2_000, 8_000)
 _HOT_SHARE = 0.7
+_REPORT_SECONDS = 0.2
+"""From one report to the next, by which a search can be stopped, too: of a large system a frame may take a second."""
+
 _STRENGTHS: Mapping[str, float] = {
     "x": 200.0,
     "y": 200.0,
@@ -87,6 +90,7 @@ class _Search:
     rng: np.random.Generator
     begun: float = field(default_factory=time.monotonic)
     frames: int = 0
+    reported: float = 0.0
     found: list[SeedPath] = field(default_factory=list)
     blown_up: list[str] = field(default_factory=list)
 
@@ -137,10 +141,9 @@ class _Search:
     def look(self, frame: Snapshot, activity: str) -> tuple[Snapshot, int]:
         """Count a frame, report now and then, and return the frame with its state."""
         self.frames += 1
-        if self.frames % 200 == 0:
-            self.report(
-                SeedingProgress(activity=activity, frames=self.frames, seconds=self.seconds, found=len(self.found))
-            )
+        if (seconds := self.seconds) - self.reported > _REPORT_SECONDS:
+            self.reported = seconds
+            self.report(SeedingProgress(activity=activity, frames=self.frames, seconds=seconds, found=len(self.found)))
         return frame, self.observables.state_of(frame)
 
 

@@ -65,6 +65,31 @@ def create(path, data, file):
     return [store.seed_path(chain) for chain in store.seed_chains()]
 
 
+def test_a_search_whose_frames_take_long_is_stopped_as_soon():
+    config = resolve({"system": {"kind": "hummer-szabo"}, "sampling": {"stride": 50_000}})
+    system = build_system(config)
+    xml, _ = serialize(system.openmm_system, system.topology, system.starts["A"])
+    reports = []
+
+    def stop(progress):
+        reports.append(progress)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_first_paths(
+            xml,
+            config,
+            Observables(config, atoms_of(system.topology)),
+            {"A": system.starts["A"]},
+            platform="Reference",
+            properties={},
+            n_paths=10**6,
+            report=stop,
+        )
+    (progress,) = reports
+    assert 0 < progress.frames < 50
+
+
 # -- seeding.trajectory ------------------------------------------------------------------------------------------------
 
 
