@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -72,7 +73,7 @@ class FrameTable:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._lock = threading.Lock()  # its own: of many frames, and from a cold disk, reading takes seconds
-        self._rest = GrowingTable(self._read, lambda: reader.history)
+        self._rest = GrowingTable(partial(_read, reader), lambda: reader.history)
 
     def of_first(self, n_shots: int) -> Mapping[str, Any]:
         """Return the frames of the first shots: ``cvs`` (m, k), ``shot`` (m,), ``offset`` (m,), and `Features`."""
@@ -82,14 +83,17 @@ class FrameTable:
         rest = {name: column[:n_frames] for name, column in columns.items()}
         return {**rest, "features": Features(self._reader, n_frames)}
 
-    def _read(self, start: int) -> dict[str, NDArray[Any]]:
-        stop = self._reader.n_frames
-        blocks = [
-            self._without_features(first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK) or (stop,)
-        ]
-        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
-    def _without_features(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        rows = self._reader.frame_rows(start, stop)
-        del rows["features"]
-        return rows
+def _read(reader: Reader, start: int) -> dict[str, NDArray[Any]]:
+    """Return the columns of all frames from a row on, but for their descriptors."""
+    stop = reader.n_frames
+    blocks = [
+        _without_features(reader, first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK) or (stop,)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _without_features(reader: Reader, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    rows = reader.frame_rows(start, stop)
+    del rows["features"]
+    return rows

@@ -85,7 +85,7 @@ class Reader:
         self._check_config(where)
         # Last: that a number is another one could not be told otherwise. The system is looked at by who simulates it.
         check_files(self.folder, *sources)
-        store = self._store  # tables that knew the reader would keep it, and all rows, until a collector comes by
+        store = self._store  # the tables may not know the reader
         rows = {"shots": store.shots, "frames": store.frames}
         self._tables = {name: GrowingTable(read, lambda: store.history) for name, read in rows.items()}
         self._models: dict[tuple[int, int], Committor] = {}

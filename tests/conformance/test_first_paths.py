@@ -44,17 +44,21 @@ def walk():
     return np.stack([x, x, 0.1 * np.sin(20 * x)], axis=1)[:, None].astype(np.float32)
 
 
+def search(config, system, starts, n_paths=1, **options):
+    """Look for first paths of a built system from some starts."""
+    xml, _ = serialize(system.openmm_system, system.topology, next(iter(starts.values())))
+    observables = Observables(config, atoms_of(system.topology))
+    return find_first_paths(
+        xml, config, observables, starts, platform="Reference", properties={}, n_paths=n_paths, **options
+    )
+
+
 @pytest.fixture(scope="module")
 def crossing():
     """Return positions of alanine dipeptide (n_frames, 22, 3) nm that cross from C7eq to C7ax."""
     config = resolve({**ALANINE, "seeding": {"temperature": 1200.0}})
     system = build_system(config)
-    xml, _ = serialize(system.openmm_system, system.topology, system.starts["C7eq"])
-    observables = Observables(config, atoms_of(system.topology))
-    (path, *_) = find_first_paths(
-        xml, config, observables, system.starts, platform="Reference", properties={}, n_paths=1
-    )
-    return path.positions
+    return search(config, system, system.starts)[0].positions
 
 
 def create(path, data, file):
@@ -68,7 +72,6 @@ def create(path, data, file):
 def test_a_search_whose_frames_take_long_is_stopped_as_soon():
     config = resolve({"system": {"kind": "hummer-szabo"}, "sampling": {"stride": 50_000}})
     system = build_system(config)
-    xml, _ = serialize(system.openmm_system, system.topology, system.starts["A"])
     reports = []
 
     def stop(progress):
@@ -76,16 +79,7 @@ def test_a_search_whose_frames_take_long_is_stopped_as_soon():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find_first_paths(
-            xml,
-            config,
-            Observables(config, atoms_of(system.topology)),
-            {"A": system.starts["A"]},
-            platform="Reference",
-            properties={},
-            n_paths=10**6,
-            report=stop,
-        )
+        search(config, system, {"A": system.starts["A"]}, n_paths=10**6, report=stop)
     (progress,) = reports
     assert 0 < progress.frames < 50
 
@@ -290,10 +284,9 @@ def test_steered_runs_go_where_a_start_is_known():
     observables = Observables(config, atoms_of(system.topology))
     starts = observables.starts_in_states(system.starts)
     assert list(starts) == ["ax", "eq"]
-    xml, _ = serialize(system.openmm_system, system.topology, starts["ax"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("separatrix.seeding.HOT_STAGES", ())
-        paths = find_first_paths(xml, config, observables, starts, platform="Reference", properties={}, n_paths=1)
+        paths = search(config, system, starts)
     assert paths[0].method.startswith("steered run to eq")
 
 
@@ -304,11 +297,8 @@ def test_without_a_second_start_the_error_says_so():
         "seeding": {"temperature": 130.0, "time_limit": 0.2},
     }
     starts, system = placed(data)
-    config = resolve(data)
-    observables = Observables(config, atoms_of(system.topology))
-    xml, _ = serialize(system.openmm_system, system.topology, starts["A"])
     with pytest.raises(SeedingError, match=r"between A and far .* second start: there is one in A alone.*trajectory"):
-        find_first_paths(xml, config, observables, starts, platform="Reference", properties={}, n_paths=1)
+        search(resolve(data), system, starts)
 
 
 def test_states_without_any_start_need_a_path(tmp_path):

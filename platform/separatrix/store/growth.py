@@ -21,6 +21,8 @@ class GrowingTable:
     ----------
     read : returns the columns from a row on, such as ``store.shots``
     history : is another number when the rows may be others than before, such as ``store.history``
+
+    Neither may know whoever holds the table: in such a circle all rows stay until Python's collector comes by.
     """
 
     def __init__(self, read: Callable[[int], Columns], history: Callable[[], int] = lambda: 0) -> None:
