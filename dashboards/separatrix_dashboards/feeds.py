@@ -18,7 +18,7 @@ from separatrix.errors import StoreError
 from separatrix.logits import effective_q, p_transition
 from separatrix.reader import Reader
 from separatrix.records import Status
-from separatrix.store import CONFIG, RESULTS, is_locked
+from separatrix.store import CONFIG, LOG, RESULTS, is_locked
 from separatrix.training_data import end_counts
 from separatrix_dashboards.analyses import Analysis
 from separatrix_dashboards.frames import FrameTable
@@ -255,7 +255,7 @@ class Feed:
         if self._pool is not None:
             analyses = tuple(self._pool.analyses.of(self.path).items())
             pool = self._pool.place(self.path), self._pool.problem(self.path), analyses
-        files = ("run.zarr/zarr.json", "log.jsonl", *(f"results/{name}.json" for name in RESULTS))
+        files = ("run.zarr/zarr.json", LOG, *(f"results/{name}.json" for name in RESULTS))
         return live, pool, *(stamp(self.path / file) for file in files)
 
     def _look(self, revision: int) -> RunSnapshot:
@@ -293,7 +293,7 @@ class Feed:
         )
 
     def _events(self) -> tuple[Mapping[str, Any], ...]:
-        mark = stamp(self.path / "log.jsonl")
+        mark = stamp(self.path / LOG)
         if mark != self._log[0]:
             self._log = mark, tuple(self.reader.log())
         return self._log[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +35,7 @@ from separatrix.store import (
     Validations,
     check_files,
     is_locked,
-    opened,
+    read_events,
     read_result,
     shot_columns,
     shot_dimensions,
@@ -553,21 +552,7 @@ class Reader:
 
     def log(self) -> list[dict[str, Any]]:
         """Return the events of the run, oldest first; in place of a line that a crash cut or a disk changed, that."""
-        events: list[dict[str, Any]] = []
-        file = self.folder / "log.jsonl"
-        try:
-            lines = file.read_bytes().split(b"\n")[:-1]  # what has no end yet is being written
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(f"{file}: cannot be read: {error.strerror}") from error
-        for number, line in enumerate(lines, start=1):
-            try:
-                events.append(opened(dict(json.loads(line)), file))
-            except (ValueError, TypeError, StoreError):  # the rest is still worth reading
-                time = events[-1]["time"] if events else 0.0
-                events.append({"time": time, "event": "damaged line", "file": str(file), "line": number})
-        return events
+        return read_events(self.folder)
 
     def columns(self, table: str) -> Mapping[str, NDArray[Any]]:
         """Return the raw columns of ``shots`` or ``frames``, read-only, fetching only the rows that are new.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from separatrix.store.checksums import CONFIG, SYSTEM, TOPOLOGY, check_files, opened
+from separatrix.store.checksums import CONFIG, SYSTEM, TOPOLOGY, check_files
 from separatrix.store.damage import Repair, examine, repair
 from separatrix.store.growth import GrowingTable
 from separatrix.store.layout import SHOT_COLUMNS, Committed, shot_columns, shot_dimensions
 from separatrix.store.lock import is_locked, lock_holder
+from separatrix.store.log import LOG, read_events
 from separatrix.store.results import RESULTS, read_result, write_result
 from separatrix.store.run import Store, require_nothing_at, write_trajectory
 from separatrix.store.validations import OUTCOME_COLUMNS, StoredValidation, Validations
 
 __all__ = [
     "CONFIG",
+    "LOG",
     "OUTCOME_COLUMNS",
     "RESULTS",
     "SHOT_COLUMNS",
@@ -28,7 +30,7 @@ __all__ = [
     "examine",
     "is_locked",
     "lock_holder",
-    "opened",
+    "read_events",
     "read_result",
     "repair",
     "require_nothing_at",

@@ -389,19 +389,6 @@ def replace_json(path: Path, metadata: Json, scratch: Path, *, forced: bool = Fa
     scratch.replace(path)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append a line of text, whole or not at all, and on its own though the machine died in the middle of the last."""
-    octets = line.encode()
-    with path.open("a+b", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            octets = octets if file.read(1) == b"\n" else b"\n" + octets
-        if file.write(octets) < len(octets):
-            file.truncate(end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-
 def plain(value: Any) -> Any:
     """Return a value as strict JSON holds it; numbers that are not finite become words, as in zarr's fill values.
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +41,6 @@ from separatrix.records import Float32Array, FloatArray, IntArray, Snapshot
 from separatrix.store.arrays import (
     StoredFrames,
     Table,
-    append_line,
     create_group,
     disk_errors,
     plain,
@@ -51,7 +49,7 @@ from separatrix.store.arrays import (
     restored,
     write_array,
 )
-from separatrix.store.checksums import CONFIG, REPAIR, RESTORE, SYSTEM, TOPOLOGY, Json, check_files, sealed, write_sums
+from separatrix.store.checksums import CONFIG, REPAIR, RESTORE, SYSTEM, TOPOLOGY, Json, check_files, write_sums
 from separatrix.store.layout import (
     FRAME_COLUMNS,
     REPAIRED,
@@ -71,6 +69,7 @@ from separatrix.store.layout import (
     write_starts,
 )
 from separatrix.store.lock import acquire, lock_place
+from separatrix.store.log import write_event
 from separatrix.store.validations import Validations
 
 
@@ -536,9 +535,7 @@ class Store:
     def log(self, event: str, **data: Any) -> None:
         """Append a line of JSON to ``RUN/log.jsonl``: the unix time, the event, and its data as plain values."""
         self._require_writable()
-        line = sealed(plain({"time": time.time(), "event": event, **data})) + "\n"
-        with disk_errors(self.path, self._committed.shots):
-            append_line(self.path / "log.jsonl", line)
+        write_event(self.path, event, data, self._committed.shots)
 
     @property
     def _scratch(self) -> Path:
