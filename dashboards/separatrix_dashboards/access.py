@@ -197,11 +197,6 @@ class Users:
         users = self._current()
         return users.get(name, users.get(EVERYBODY))
 
-    def role(self, name: str | None) -> Role | None:
-        """Return what a user may do; None for who has no business here."""
-        user = self.find(name)
-        return None if user is None else user.role
-
     def verify(self, name: str, password: str) -> User | None:
         """Return the user if name and password are right; takes some tenths of a second."""
         user = self.find(name)

@@ -658,7 +658,7 @@ def test_users_are_added_from_the_command_line(tmp_path, monkeypatch):
     assert say(*add, "ben")[2] == "error: the two passwords differ; nothing was written\n"
     assert len(Users(file)) == 1
     assert say(*add, "ben")[1].startswith("added ben")
-    assert Users(file).role("ben") is Role.VIEWER
+    assert Users(file).find("ben").role is Role.VIEWER
     assert say(*add, "*", "--oauth-provider", "github")[1].startswith("added *")
     assert say(*add, "anna", "--oauth-provider", "github")[1].endswith("viewer, signs in through OAuth\n")
 

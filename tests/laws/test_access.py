@@ -115,12 +115,13 @@ def test_users_are_added_and_changed(file):
     assert add_user(file, "anna", Role.OPERATOR, PASSWORD) is False
     assert add_user(file, "ben", Role.VIEWER, PASSWORD) is False
     users = Users(file)
-    assert (users.role("anna"), users.role("ben"), users.role("carl")) == (Role.OPERATOR, Role.VIEWER, None)
+    assert (users.find("anna").role, users.find("ben").role) == (Role.OPERATOR, Role.VIEWER)
+    assert users.find("carl") is None
     assert users.verify("anna", PASSWORD).name == "anna"
     assert users.verify("anna", PASSWORD + "!") is None
     before = users.find("anna")
     assert add_user(file, "anna", Role.VIEWER, "another password") is True
-    assert users.role("anna") is Role.VIEWER, "the file is followed while the server runs"
+    assert users.find("anna").role is Role.VIEWER, "the file is followed while the server runs"
     assert users.verify("anna", PASSWORD) is None
     assert users.verify("anna", "another password") is not None
     assert users.find("anna").stamp != before.stamp
@@ -158,16 +159,16 @@ def test_a_name_is_refused_or_found_again(name):
 def test_nobody_comes_in_without_a_name_or_with_a_strange_one(file):
     users = Users(write(file, entry("anna", "operator")))
     for name in (None, "", "*", "Anna", "anna ", "guest", "default_user"):
-        assert users.role(name) is None
+        assert users.find(name) is None
         assert users.verify(name or "", PASSWORD) is None
 
 
 def test_with_oauth_users_need_no_password_and_a_star_stands_for_the_rest(file):
     write(file, entry("anna@example.org", "operator", None), entry("*", "viewer", None))
     users = Users(file, oauth=True)
-    assert users.role("anna@example.org") is Role.OPERATOR
-    assert users.role("whoever@example.org") is Role.VIEWER
-    assert users.role(None) is None
+    assert users.find("anna@example.org").role is Role.OPERATOR
+    assert users.find("whoever@example.org").role is Role.VIEWER
+    assert users.find(None) is None
     assert users.verify("anna@example.org", "") is None
     with pytest.raises(ConfigError, match=r"expected a password for 'anna@example\.org', found none"):
         Users(file)
@@ -177,12 +178,12 @@ def test_a_file_that_breaks_while_the_server_runs_changes_nothing(file, caplog):
     users = Users(write(file, entry("anna", "operator")))
     for broken in ("[users", "", '[users.anna]\nrole = "boss"'):
         write(file, broken)
-        assert users.role("anna") is Role.OPERATOR
+        assert users.find("anna").role is Role.OPERATOR
     file.unlink()
-    assert users.role("anna") is Role.OPERATOR
+    assert users.find("anna").role is Role.OPERATOR
     assert len(caplog.records) == 4
     write(file, entry("ben", "operator"))
-    assert users.role("anna") is None
+    assert users.find("anna") is None
 
 
 @pytest.mark.parametrize(
