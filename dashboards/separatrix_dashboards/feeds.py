@@ -163,7 +163,7 @@ class Feed:
         self._pool = pool
         self._frames = FrameTable(self.reader)
         self._log: tuple[tuple[int, int, int], tuple[Mapping[str, Any], ...]] = ((-1, -1, -1), ())
-        self._reports = Recent(_REPORTS_KEPT)
+        self._reports = _ReportsKept(self.reader)
         self._cache = Recent(_CACHED)
         self._computing: dict[Hashable, threading.Lock] = {}
         self._shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
@@ -277,8 +277,8 @@ class Feed:
             status=status,
             config=reader.config,
             shots=shots,
-            frames=_Frames(self, n_shots),
-            reports=_Reports(self, versions),
+            frames=_Frames(self._frames, n_shots),
+            reports=_Reports(self._reports, versions),
             events=events,
             modified=modified(self.path),
             state_names=reader.state_names,
@@ -297,17 +297,6 @@ class Feed:
         if mark != self._log[0]:
             self._log = mark, tuple(self.reader.log())
         return self._log[1]
-
-    def _report(self, version: int) -> Mapping[str, Any]:
-        with self.lock:
-            report: Mapping[str, Any] | None = self._reports.get(version)
-        if report is None:
-            report = self.reader.model_report(version)
-        with self.lock:
-            return self._reports.keep(version, report)
-
-    def _frames_of(self, n_shots: int) -> Mapping[str, Any]:
-        return self._frames.of_first(n_shots)
 
 
 class Latest:
@@ -329,13 +318,13 @@ class Latest:
 class _Frames(Mapping[str, Any]):
     """The frames of the first shots of a run, read when they are looked at."""
 
-    def __init__(self, feed: Feed, n_shots: int) -> None:
-        self._feed, self._n_shots = feed, n_shots
+    def __init__(self, table: FrameTable, n_shots: int) -> None:
+        self._table, self._n_shots = table, n_shots
         self._columns: Mapping[str, Any] | None = None
 
     def _loaded(self) -> Mapping[str, Any]:
         if self._columns is None:
-            self._columns = self._feed._frames_of(self._n_shots)  # noqa: SLF001 - both are one thing
+            self._columns = self._table.of_first(self._n_shots)
         return self._columns
 
     def __getitem__(self, name: str) -> Any:
@@ -348,16 +337,40 @@ class _Frames(Mapping[str, Any]):
         return len(self._loaded())
 
 
+class _ReportsKept:
+    """The training reports of a run that were asked for last; any thread may ask."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget them, those that are being read now, too: versions are of other models after a repair."""
+        with self._lock:
+            self._kept = Recent(_REPORTS_KEPT)
+
+    def of(self, version: int) -> Mapping[str, Any]:
+        """Return the report of a model version."""
+        with self._lock:
+            kept = self._kept
+            report: Mapping[str, Any] | None = kept.get(version)
+        if report is None:
+            report = self._reader.model_report(version)
+        with self._lock:
+            return kept.keep(version, report)
+
+
 class _Reports(Mapping[int, Mapping[str, Any]]):
     """Training reports by model version, read when they are looked at."""
 
-    def __init__(self, feed: Feed, versions: tuple[int, ...]) -> None:
-        self._feed, self._versions = feed, versions
+    def __init__(self, kept: _ReportsKept, versions: tuple[int, ...]) -> None:
+        self._kept, self._versions = kept, versions
 
     def __getitem__(self, version: int) -> Mapping[str, Any]:
         if version not in self._versions:
             raise KeyError(version)
-        return self._feed._report(version)  # noqa: SLF001 - both are one thing
+        return self._kept.of(version)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._versions)

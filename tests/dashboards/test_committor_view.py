@@ -197,7 +197,7 @@ def test_documents_copy_a_figure_that_is_drawn_once_and_is_that_of_the_data(requ
     few = {column: values[:12] for column, values in last.shots.items()}
     # Before there is a model, where that does not change what is told of a cell.
     reports = {} if name in ("molecule", "one_variable") else {1: last.reports[1]}
-    first = replace(last, shots=few, frames=feed._frames_of(12), reports=reports, revision=1)
+    first = replace(last, shots=few, frames=feed._frames.of_first(12), reports=reports, revision=1)
     later = replace(last, revision=2)
     query = map_query(choice)
     query.compute(feed, first)

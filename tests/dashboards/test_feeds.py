@@ -110,6 +110,25 @@ def test_nobody_waits_for_what_is_read_from_a_slow_disk(landscape_run, monkeypat
     assert feed.snapshot.revision == 1
 
 
+def test_rows_of_a_run_go_with_its_feed_and_its_snapshots_and_wait_for_no_collector(any_feed):
+    gc.collect()
+    gc.disable()
+    try:
+        feed = Feed(any_feed.path)
+        snapshot = feed.snapshot
+        seen = [snapshot.frames[name].base for name in ("cvs", "shot", "offset")]
+        seen += [column.base for column in snapshot.shots.values()]
+        kept = [weakref.ref(each) for each in seen]
+        for version in snapshot.reports:
+            assert snapshot.reports[version]
+        del seen, feed
+        assert all(each() is not None for each in kept), "a page shows what it was given"
+        del snapshot
+        assert [each() for each in kept] == [None] * len(kept)
+    finally:
+        gc.enable()
+
+
 def test_snapshots_follow_a_run_that_is_sampled(tmp_path):
     session = Session.create(tmp_path / "run", {"system": {"kind": "hummer-szabo"}})
     feed = Feed(session.path)
